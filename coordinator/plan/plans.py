@@ -1,0 +1,104 @@
+"""What a statement becomes: frozen plans that the session carries out and the plan cache keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shardb.program import ProgramSpec, TypeRef
+
+
+@dataclass(frozen=True, slots=True)
+class OutColumn:
+    """A result column as RowDescription needs it; table_oid/attnum 0 if not a plain column."""
+
+    name: str
+    type: TypeRef
+    table_oid: int = 0
+    attnum: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RowPlan:
+    """A row program on one table.
+
+    `tag` is the CommandComplete text with `{}` for the row count (`INSERT 0 {}`).
+    The leading `len(program.params)` parameters are the statement's own, in order.
+    """
+
+    program: ProgramSpec
+    program_id: int
+    columns: tuple[OutColumn, ...]
+    tag: str
+    catalog_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScanStage:
+    """Rows of one table gathered from its ranges under the engine name `alias`.
+
+    `key_low` / `key_high`: encoded key interval (high empty = to the end), narrowed at run time by
+    `key_program` if it depends on parameters. `filter` is engine SQL over `c<position>` columns with
+    `$1` style parameters allowed. `columns` are table positions; the gathered table has them as
+    `c<position>`.
+    """
+
+    alias: str
+    table_id: int
+    columns: tuple[int, ...]
+    key_low: bytes
+    key_high: bytes
+    filter: str
+    with_key: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QueryPlan:
+    """Scans beside the data, then `sql` in the final stage over the gathered tables.
+
+    `catalog_tables` are virtual tables (pg_class ...) the engine needs, by name.
+    `params` are the parameter types; `$1` in `sql` and filters is bound by value.
+    """
+
+    sql: str
+    scans: tuple[ScanStage, ...]
+    catalog_tables: tuple[str, ...]
+    params: tuple[TypeRef, ...]
+    columns: tuple[OutColumn, ...]
+    tag: str
+    catalog_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class WritePlan:
+    """DML by query: `query` yields for each row the key, its version and the new values.
+
+    kind `insert`: the query's columns are all columns of the table in order.
+    kind `update`: `_key`, `_ts`, then all columns with their new values; the primary key may change.
+    kind `delete`: `_key`, `_ts` (and all columns if RETURNING).
+    `returning` is engine SQL over the written rows (`c<position>`, table name `written`), or empty.
+    """
+
+    kind: str
+    table_id: int
+    query: QueryPlan
+    conflict: str  # "", "nothing"
+    returning: str
+    columns: tuple[OutColumn, ...]
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class UtilityPlan:
+    """Everything that is not a query: `kind` names the handler, `args` are its frozen arguments.
+
+    kinds: begin commit rollback set show reset discard create_table drop_table truncate
+    add_primary_key copy_from explain vacuum analyze empty.
+    """
+
+    kind: str
+    args: tuple[object, ...]
+    tag: str
+    columns: tuple[OutColumn, ...] = ()
+
+
+Plan = RowPlan | QueryPlan | WritePlan | UtilityPlan

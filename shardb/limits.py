@@ -1,0 +1,56 @@
+"""Every bound of the system with its unit in its name; relations between them are asserted below."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+# --- the client's door
+CLIENT_MESSAGE_MAX_BYTES: Final = 256 * MIB  # one frontend message; a longer one closes the session
+STARTUP_PACKET_MAX_BYTES: Final = 10_000  # as in PostgreSQL (MAX_STARTUP_PACKET_LENGTH)
+CONNECTIONS_MAX: Final = 1_000  # per coordinator; the next one gets 53300
+STATEMENT_MAX_BYTES: Final = 16 * MIB
+STATEMENT_DEPTH_MAX: Final = 200  # nesting of expressions and subqueries; deeper is 54001
+PARAMETERS_MAX: Final = 65_535  # the protocol's Int16 count, read as unsigned
+PREPARED_STATEMENTS_MAX: Final = 10_000  # per session
+PORTALS_MAX: Final = 10_000  # per session
+CLIENT_SEND_BUFFER_MAX_BYTES: Final = 4 * MIB  # above it result streams and parsing pause
+IDENTIFIER_MAX_BYTES: Final = 63
+COLUMNS_MAX: Final = 1_600
+
+# --- plans
+PLAN_CACHE_MAX_ENTRIES: Final = 5_000
+PROGRAMS_PER_NODE_MAX: Final = 20_000  # registered row programs on one shard, oldest go first
+
+# --- rpc
+RPC_MESSAGE_MAX_BYTES: Final = 512 * MIB
+RPC_CHUNK_BYTES: Final = 4 * MIB  # target size of one chunk of a result stream
+RPC_STREAM_CREDIT_CHUNKS: Final = 8  # chunks of one stream that may be unacknowledged
+
+# --- transactions
+TXN_BUFFER_MAX_BYTES: Final = 4 * GIB  # buffered writes of one transaction on one range
+TXN_STATEMENTS_MAX: Final = 10_000_000
+LOCK_WAITERS_MAX: Final = 10_000  # per row
+ORACLE_BLOCK_MS: Final = 3_000  # how far ahead the oracle's bound is persisted
+PREPARED_SILENCE_MS: Final = 1_000  # before a participant starts recovery of a prepared transaction
+IDLE_TXN_EXPIRY_MS: Final = 60_000  # unprepared state whose coordinator is gone
+
+# --- storage
+LOG_RECORD_MAX_BYTES: Final = 2 * GIB - 1
+LOG_FILE_TARGET_BYTES: Final = 256 * MIB
+LOG_BATCH_MAX_BYTES: Final = 64 * MIB
+KEY_MAX_BYTES: Final = 8 * KIB
+ROW_MAX_BYTES: Final = 64 * MIB
+SCAN_BATCH_ROWS: Final = 64 * KIB
+
+# --- numeric
+NUMERIC_PRECISION_MAX: Final = 38
+NUMERIC_UNCONSTRAINED_SCALE: Final = 16  # digits after the point of a numeric without (p, s)
+
+assert RPC_CHUNK_BYTES * RPC_STREAM_CREDIT_CHUNKS < RPC_MESSAGE_MAX_BYTES
+assert ROW_MAX_BYTES < CLIENT_MESSAGE_MAX_BYTES < RPC_MESSAGE_MAX_BYTES
+assert KEY_MAX_BYTES < ROW_MAX_BYTES < LOG_RECORD_MAX_BYTES
+assert STATEMENT_MAX_BYTES <= CLIENT_MESSAGE_MAX_BYTES
