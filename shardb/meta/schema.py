@@ -64,7 +64,7 @@ def decode(kind: type[AnyDescriptor], value: bytes) -> AnyDescriptor:
     """A descriptor of this kind from JSON; XX001 if the value is none."""
     try:
         return msgspec.json.decode(value, type=kind)
-    except msgspec.ValidationError as error:
+    except msgspec.DecodeError as error:
         message = f"a stored {kind.__name__.lower()} descriptor is damaged: {error}"
         raise SqlError("XX001", message) from error
 

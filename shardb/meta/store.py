@@ -30,7 +30,7 @@ META_TXN_MAX_OPERATIONS: Final = 100_000
 
 
 class StoreUnavailable(SqlError):
-    """The store cannot be reached (57P03). A transaction that raises it may have happened or not."""
+    """The store cannot be reached (57P03); a transaction that raises it may have happened."""
 
     def __init__(self, message: str) -> None:
         super().__init__("57P03", f"the metadata store cannot be reached: {message}")
