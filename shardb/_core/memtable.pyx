@@ -549,7 +549,7 @@ cdef class MemTable:
         return self.c.versions
 
     @property
-    def bytes(self):
+    def memory_bytes(self):
         """Memory taken from the allocator."""
         return self.c.bytes
 
