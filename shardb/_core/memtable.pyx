@@ -66,6 +66,10 @@ cdef int key_compare(const char* a, Py_ssize_t a_len, const char* b, Py_ssize_t 
     return (a_len > b_len) - (a_len < b_len)
 
 
+cdef uint64_t key_prefix(const char* key, Py_ssize_t key_length) noexcept nogil:
+    return read_be(key, key_length)
+
+
 cdef inline bint node_before(
     const Node* node, uint64_t prefix, const char* key, Py_ssize_t key_length
 ) noexcept nogil:
