@@ -62,7 +62,7 @@ cdef int numeric_apply_typmod(i128* v, int16_t* scale, int typmod) noexcept nogi
             return 0
     core_fail(b"22003", b"numeric field overflow")
     snprintf(text, 200, b"A field with precision %d, scale %d must round to an absolute value less "
-             b"than %s%d.", p, s, b"10^" if p != s else b"", p - s if p != s else 1)
+             b"than %s%d.", p, s, b"10^" if p != s else b"", <int>(p - s if p != s else 1))
     core_detail(text)
     return -1
 
