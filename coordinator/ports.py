@@ -98,7 +98,11 @@ class Shell(Protocol):
 
     def write(self, data: bytes) -> None: ...
     def close(self) -> None: ...
-    def spawn(self, work: Coroutine[Any, Any, None]) -> Cancellable: ...
+    def spawn(
+        self,
+        work: Coroutine[Any, Any, None],
+        done: Callable[[BaseException | None], None],
+    ) -> Cancellable: ...
     def waiter(self) -> Waiter: ...
     def call_soon(self, function: Callable[[], None]) -> object: ...
     def pause_reading(self) -> None: ...
@@ -114,5 +118,10 @@ def as_sql_error(error: BaseException) -> SqlError | None:
         return error
     sqlstate = getattr(error, "sqlstate", None)
     if isinstance(sqlstate, str) and len(sqlstate) == 5:
-        return SqlError(sqlstate, str(error), detail=getattr(error, "detail", "") or "")
+        return SqlError(
+            sqlstate,
+            getattr(error, "message", "") or str(error),
+            detail=getattr(error, "detail", "") or "",
+            where=getattr(error, "where", "") or "",
+        )
     return None
