@@ -18,13 +18,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from coordinator import utility
-from coordinator.executor import Cursor, Executor, ReadyRows, extra_values
+from coordinator.copy_in import CopyInbox
+from coordinator.executor import Executor, extra_values
 from coordinator.pgwire import messages
 from coordinator.pgwire.messages import Frontend
 from coordinator.pgwire.state import TRANSITIONS, Event, Phase, action_of, after
 from coordinator.plan.cache import Entry, PlanCache, decode_text
 from coordinator.plan.plans import UtilityPlan
 from coordinator.ports import Cancellable, Shell, Txn, as_sql_error
+from coordinator.rowset import Cursor, ReadyRows
 from coordinator.settings import Settings
 from shardb import limits
 from shardb._core.pgwire import FrontendBuffer
@@ -93,12 +95,13 @@ class Session:
         self.implicit = False
         self.read_only = False
         self.txn_start_us = 0
+        self.savepoints: list[tuple[str, int]] = []  # name, the driver's mark
         self.prepared: dict[bytes, Prepared] = {}
         self.portals: dict[bytes, Portal] = {}
         self.buffer = FrontendBuffer(limits.CLIENT_MESSAGE_MAX_BYTES)
         self.out: list[bytes] = []
         self.busy = False
-        self.inbox: utility.CopyInbox | None = None
+        self.inbox: CopyInbox | None = None
         self._running = False
         self._paused = False
         self._write_paused = False
@@ -125,7 +128,7 @@ class Session:
     def data_received(self, data: bytes) -> None:
         """Takes bytes from the socket and answers what can be answered."""
         self.buffer.feed(data)
-        if self.busy:
+        if self.busy or self._write_paused:
             if not self._paused and self.buffer.pending > _READ_AHEAD_MAX_BYTES:
                 self._paused = True
                 self.shell.pause_reading()
@@ -134,7 +137,7 @@ class Session:
 
     def run(self) -> None:
         """Handles messages until none is complete or a statement is under way elsewhere."""
-        if self._running:
+        if self._running or self._write_paused:
             return
         self._running = True
         buffer = self.buffer
@@ -155,15 +158,16 @@ class Session:
                 except ProtocolError:
                     raise
                 except Exception as error:
-                    self._simple = kind == Frontend.QUERY
+                    if self.phase is not Phase.COPY_IN:
+                        self._simple = kind == Frontend.QUERY
                     self._statement_failed(error)
         except Exception as error:
             self._fatal(error)
         finally:
             self._running = False
-        if self.out and not self._write_paused:
+        if self.out:
             self.flush()
-        if self._paused and not self.busy:
+        if self._paused and not self.busy and not self._write_paused:
             self._paused = False
             self.shell.resume_reading()
 
@@ -373,7 +377,9 @@ class Session:
         self._simple = False
         if entry.row_plan and portal.cursor is None:
             txn = self._transaction_for(entry)
-            if entry.fallback is None or self.executor.one_range(entry, portal.params):
+            if entry.fallback is None or not self.driver.needs_fallback(
+                entry.plan, entry.program, portal.params
+            ):
                 self.busy = True
                 self._execute_row(
                     txn, entry.plan, entry.program, portal.params, portal.formats, self._on_row
@@ -440,8 +446,7 @@ class Session:
             self.out.append(messages.PORTAL_SUSPENDED)
             return
         portal.done = True
-        total = portal.total if entry.reads_only else portal.cursor.affected(portal.total)
-        self.out.append(entry.complete(total))
+        self.out.append(entry.complete(portal.total))
 
     async def send_rows(self, cursor: Cursor, limit: int = 0) -> tuple[int, bool]:
         """Sends up to `limit` rows (0: all), slowed by the client; (rows sent, nothing is left)."""
@@ -524,7 +529,9 @@ class Session:
                     if entry.extras:
                         formats, values = self._with_extras(entry, b"", values)
                     params = entry.layout.encode_params(formats, values)
-                    if entry.fallback is None or self.executor.one_range(entry, params):
+                    if entry.fallback is None or not self.driver.needs_fallback(
+                        entry.plan, entry.program, params
+                    ):
                         self._start_simple_row(entry, params)
                         return
                 elif isinstance(entry.plan, UtilityPlan):
@@ -613,7 +620,7 @@ class Session:
             return
         self.out.append(entry.description(b""))
         sent, _ = await self.send_rows(outcome.cursor)
-        self.out.append(entry.complete(outcome.cursor.affected(sent)))
+        self.out.append(entry.complete(sent))
 
     def _put_utility(self, result: utility.UtilityResult, described: bool = False) -> None:
         self.out.extend(result.before)
@@ -625,10 +632,10 @@ class Session:
 
     # --- COPY FROM STDIN
 
-    def copy_begin(self, columns: int) -> utility.CopyInbox:
+    def copy_begin(self, columns: int) -> CopyInbox:
         """Asks the client for data; called by the COPY that runs in this session's task."""
         self._enter(Event.COPY_BEGUN)
-        self.inbox = utility.CopyInbox(self.shell, self._copy_wants)
+        self.inbox = CopyInbox(self.shell, self._copy_wants)
         self.out.append(messages.copy_in_response(columns))
         self.flush()
         self.busy = False
@@ -708,7 +715,8 @@ class Session:
             self.inbox = None
             self._enter(Event.COPY_ENDED)
         self.out.append(messages.error_response(self._explained(error)))
-        self.abandon()
+        if self.status != _BLOCK or not self.savepoints:
+            self.abandon()
         if self.status == _BLOCK:
             self.status = _FAILED
         if self._simple:
@@ -722,6 +730,13 @@ class Session:
         self.implicit = False
         if txn is not None:
             self.executor.roll_back_later(txn)
+
+    def savepoint_index(self, name: str) -> int:
+        """Where the newest savepoint of this name is; 3B001 if there is none."""
+        for at in range(len(self.savepoints) - 1, -1, -1):
+            if self.savepoints[at][0] == name:
+                return at
+        raise SqlError("3B001", f'savepoint "{name}" does not exist')
 
     def _explained(self, error: BaseException) -> SqlError:
         if self._cancel_reason and not isinstance(error, Exception):

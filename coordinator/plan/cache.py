@@ -130,6 +130,7 @@ class PlanCache:
         self._make_program = make_program
         self._exact: OrderedDict[tuple[bytes, tuple[int, ...]], Entry] = OrderedDict()
         self._lifted: OrderedDict[tuple[bytes, bytes], Entry | None] = OrderedDict()
+        self._programs: OrderedDict[ProgramSpec, Any] = OrderedDict()
         self.compiler = compiler
         self.version = compiler.catalog.version
 
@@ -139,6 +140,7 @@ class PlanCache:
         self.version = compiler.catalog.version
         self._exact.clear()
         self._lifted.clear()
+        self._programs.clear()
 
     def __len__(self) -> int:
         return len(self._exact) + len(self._lifted)
@@ -182,6 +184,15 @@ class PlanCache:
     def cached(self, text: bytes, oids: tuple[int, ...]) -> Entry | None:
         """The plan if it is here already."""
         return self._exact.get((text, oids))
+
+    def program_of(self, spec: ProgramSpec) -> Any:
+        """A program compiled for the coordinator's own use, kept as long as the snapshot."""
+        found = self._programs.get(spec)
+        if found is None:
+            found = self._make_program(spec, self.compiler.catalog.table(spec.table_id))
+            self._programs[spec] = found
+            _bound(self._programs)
+        return found
 
     def _compile_lifted(self, body: bytes, kinds: bytes) -> Entry | None:
         # Only row programs are shared between literals: an engine plan is better made for the
