@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from shardb._core.rowcodec import RowLayout
 from shardb.env import Files, Lock, Rng
 from shardb.errors import StorageError
 from shardb.storage.log import Log, LogRecord, OnDurable
-from shardb.storage.tablet import Layout, Tablet
+from shardb.storage.tablet import Tablet
 
 FORMAT: Final = 1
 FORMAT_FILE: Final = "FORMAT"
@@ -76,7 +77,7 @@ class Engine:
         """The index of the range's last record, durable or queued; 0 if it has none."""
         return self._indexes.get(range_id, 0)
 
-    def install(self, range_id: int, table_id: int, layout: Layout) -> Tablet:
+    def install(self, range_id: int, table_id: int, layout: RowLayout) -> Tablet:
         """The tablet of a table in a range, made empty if it is new."""
         tablet = self.tablets.get((range_id, table_id))
         if tablet is None:

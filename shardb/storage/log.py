@@ -20,6 +20,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Final, NamedTuple
 
+import msgspec
+
 from shardb import limits
 from shardb._core.crc32c import crc32c
 from shardb.env import AppendFile, Files, Rng
@@ -39,7 +41,7 @@ FILE_SUFFIX: Final = ".log"
 OnDurable = Callable[[StorageError | None], None]
 
 
-class LogRecord(NamedTuple):
+class LogRecord(msgspec.Struct, frozen=True, gc=False):
     """One record as it was appended; `index` grows within a range, with gaps after failed appends."""
 
     range_id: int

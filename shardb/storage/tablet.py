@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from shardb import limits
 from shardb._core.memscan import scan_batches
 from shardb._core.memtable import TS_MAX, MemTable
-from shardb._core.rowcodec import RowLayout as Layout
+from shardb._core.rowcodec import RowLayout
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,7 +23,7 @@ class Tablet:
 
     __slots__ = ("layout", "memtable", "range_id", "table_id")
 
-    def __init__(self, range_id: int, table_id: int, layout: Layout) -> None:
+    def __init__(self, range_id: int, table_id: int, layout: RowLayout) -> None:
         self.range_id = range_id
         self.table_id = table_id
         self.layout = layout

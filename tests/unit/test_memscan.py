@@ -22,7 +22,12 @@ NUMERIC_10_2 = (10 << 16 | 2) + 4
 UTC = dt.UTC
 COLUMNS: list[tuple[TypeCode, int, pa.DataType, st.SearchStrategy[object]]] = [
     (TypeCode.INT8, -1, pa.int64(), st.integers(-(2**63), 2**63 - 1)),
-    (TypeCode.TEXT, -1, pa.string(), st.text(st.characters(codec="utf-8", exclude_characters="\0"))),
+    (
+        TypeCode.TEXT,
+        -1,
+        pa.string(),
+        st.text(st.characters(codec="utf-8", exclude_characters="\0")),
+    ),
     (TypeCode.BOOL, -1, pa.bool_(), st.booleans()),
     (TypeCode.INT2, -1, pa.int16(), st.integers(-(2**15), 2**15 - 1)),
     (TypeCode.BYTEA, -1, pa.binary(), st.binary(max_size=30)),
@@ -138,7 +143,13 @@ def test_intervals_become_nanoseconds() -> None:
 
 @pytest.mark.parametrize(
     ("column", "arrow"),
-    [(0, pa.int32()), (1, pa.large_string()), (8, pa.decimal128(10, 3)), (2, pa.int8()), (99, pa.int64())],
+    [
+        (0, pa.int32()),
+        (1, pa.large_string()),
+        (8, pa.decimal128(10, 3)),
+        (2, pa.int8()),
+        (99, pa.int64()),
+    ],
 )
 def test_an_arrow_type_of_another_layout_is_refused(column: int, arrow: pa.DataType) -> None:
     with pytest.raises(ValueError):

@@ -149,9 +149,7 @@ def test_readers_see_sorted_whole_prefixes_while_the_writer_inserts() -> None:
     for thread in threads:
         thread.start()
     for number in range(1, batches + 1):
-        keys = b"".join(
-            struct.pack(">Q", (i * 7919) % 65_537 * 100 + number) for i in range(batch)
-        )
+        keys = b"".join(struct.pack(">Q", (i * 7919) % 65_537 * 100 + number) for i in range(batch))
         table.put_many(
             keys, array("I", range(0, 8 * batch + 1, 8)), b"", array("I", [0] * (batch + 1)), number
         )
