@@ -16,6 +16,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
+import os
+
 from shardb._core.coreerror import CoreError
 
 cdef extern from *:
@@ -30,7 +32,7 @@ cdef extern from *:
         if (n >= 8) { memcpy(&v, p, 8); } else { memcpy(&v, p, n); }
         return __builtin_bswap64(v);
     }
-    /* Multiply-and-fold over 8-byte words; not for untrusted choice of keys across processes. */
+    /* Multiply-and-fold over 8-byte words, seeded. */
     static inline uint64_t shardb_hash(const char *p, size_t n, uint64_t seed) {
         uint64_t h = seed ^ (n * 0x9E3779B97F4A7C15ULL), w;
         while (n >= 8) {
@@ -55,7 +57,8 @@ cdef enum:
     SLOTS_FIRST = 64
     SLOTS_MOVED_PER_INSERT = 16     # of the old hash table; it must be empty before the next growth
 
-cdef uint64_t HASH_SEED = 0x2545F4914F6CDD1D
+# Of this process: keys chosen by a client must not meet in one slot.
+cdef uint64_t HASH_SEED = int.from_bytes(os.urandom(8), "little")
 TS_MAX = 2**64 - 1
 
 

@@ -9,6 +9,7 @@ It must not interpret payloads, nor know of transactions.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -31,7 +32,8 @@ class Engine:
     """Tablets by (range id, table id), and the log they share. Belongs to one thread.
 
     `notify` and `on_fatal`: see `storage.log.Log`. Raises StorageError: 55006 if another process
-    has the directory, 0A000 if its format is newer, XX001 if its log is damaged.
+    has the directory, 0A000 if its format is newer, XX001 if its log is damaged, 58030 or 53100 if
+    it cannot be opened.
     """
 
     def __init__(
@@ -46,13 +48,20 @@ class Engine:
         self.path = path
         self.tablets: dict[tuple[int, int], Tablet] = {}
         self._indexes: dict[int, int] = {}
-        self._lock = _open_directory(path, files)
-        self._log = Log(f"{path}/log", files, rng, notify, on_fatal)
         try:
-            self._log.recover(lambda record: self._replay(replay, record))
-        except BaseException:
-            self.close()
-            raise
+            self._lock = _open_directory(path, files)
+            self._log = Log(f"{path}/log", files, rng, notify, on_fatal)
+            try:
+                self._log.recover(lambda record: self._replay(replay, record))
+            except BaseException:
+                self.close()
+                raise
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise StorageError(
+                "53100" if full else "58030",
+                f"could not open data directory {path}: {error.strerror}",
+            ) from error
 
     def _replay(self, replay: Replay, record: LogRecord) -> None:
         before = self._indexes.get(record.range_id, 0)

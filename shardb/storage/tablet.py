@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Tablet:
-    """Versions of rows by key, in a layout. Invariant: a key's versions have ascending timestamps."""
+    """Versions of rows by key, in one layout. A key's versions have ascending timestamps."""
 
     __slots__ = ("layout", "memtable", "range_id", "table_id")
 
@@ -50,7 +50,7 @@ class Tablet:
     def cursor(
         self, start: bytes = b"", end: bytes = b"", ts: int = TS_MAX, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes, int]]:
-        """(key, row, commit_ts) of `[start, end)` at `ts` in key order; empty `end`: to the last."""
+        """(key, row, commit_ts) of `[start, end)` at `ts`; an empty `end` is no bound."""
         return self.memtable.cursor(start, end, ts, reverse)
 
     def scan(

@@ -96,6 +96,12 @@ def test_a_damaged_log_is_refused_by_name_and_offset(tmp_path: Path) -> None:
         assert caught.value.sqlstate == "XX001"
 
 
+def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="could not open data directory .*: Not a directory"):
+        opened(tmp_path / "file" / "data")
+
+
 WRITER = """
 import queue, sys
 from shardb.env import SystemFiles, SystemRng
