@@ -13,7 +13,7 @@ from cpython.buffer cimport (
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memcmp, memcpy
 
 import os
@@ -48,6 +48,7 @@ cdef extern from *:
         return shardb_mix(h, 0xE7037ED1A0B428DBULL);
     }
     """
+    void prefetch "__builtin_prefetch"(const void* p) noexcept nogil
     uint64_t read_be "shardb_read_be"(const char* p, size_t n) noexcept nogil
     uint64_t hash_bytes "shardb_hash"(const char* p, size_t n, uint64_t seed) noexcept nogil
 
@@ -56,6 +57,18 @@ cdef enum:
     CHUNK_MAX_BYTES = 1024 * 1024
     SLOTS_FIRST = 64
     SLOTS_MOVED_PER_INSERT = 16     # of the old hash table; it must be empty before the next growth
+    RUN_ITEMS = 64 * 1024           # of a bulk put, sorted together
+    SLOTS_AHEAD = 8                 # how far ahead a bulk put fetches hash slots
+
+# One row of a bulk put; pointers into the caller's buffers, row NULL deletes.
+ctypedef struct Item:
+    uint64_t prefix
+    uint64_t hash
+    const char* key
+    const char* row
+    uint32_t key_length
+    uint32_t row_length
+    uint32_t order
 
 # Of this process: keys chosen by a client must not meet in one slot.
 cdef uint64_t HASH_SEED = int.from_bytes(os.urandom(8), "little")
@@ -309,11 +322,10 @@ cdef Version* version_create(
 
 
 cdef int table_put(
-    Table* table, const char* key, Py_ssize_t key_length, const char* row, Py_ssize_t row_length,
-    uint64_t ts,
+    Table* table, const char* key, Py_ssize_t key_length, uint64_t hash, const char* row,
+    Py_ssize_t row_length, uint64_t ts,
 ) noexcept nogil:
     """Adds a version; one of the same key and timestamp is hidden by the later put. -1: no memory."""
-    cdef uint64_t hash = hash_bytes(key, key_length, HASH_SEED)
     cdef Node* node = table_find(table, key, key_length, hash)
     cdef Version* version = version_create(table, row, row_length, ts)
     cdef Version* above
@@ -338,6 +350,50 @@ cdef int table_put(
     table.versions += 1
     if ts > table.newest_ts:
         table.newest_ts = ts
+    return 0
+
+
+cdef int item_order(const void* a, const void* b) noexcept nogil:
+    """By key, and in the order given where keys are equal."""
+    cdef const Item* x = <const Item*> a
+    cdef const Item* y = <const Item*> b
+    cdef int order
+    if x.prefix != y.prefix:
+        return 1 if x.prefix > y.prefix else -1
+    order = key_compare(x.key, x.key_length, y.key, y.key_length)
+    if order != 0:
+        return order
+    return 1 if x.order > y.order else -1
+
+
+cdef inline void item_set(
+    Item* item, const char* key, Py_ssize_t key_length, const char* row, Py_ssize_t row_length,
+    Py_ssize_t order,
+) noexcept nogil:
+    item.prefix = read_be(key, key_length)
+    item.hash = hash_bytes(key, key_length, HASH_SEED)
+    item.key = key
+    item.key_length = <uint32_t> key_length
+    item.row = row
+    item.row_length = <uint32_t> row_length
+    item.order = <uint32_t> order
+
+
+cdef int table_put_run(Table* table, Item* items, Py_ssize_t count, uint64_t ts) noexcept nogil:
+    """Adds one run of a bulk put. Sorted first: neighbours are found, and lie, near each other."""
+    cdef Py_ssize_t index
+    for index in range(1, count):
+        if item_order(&items[index - 1], &items[index]) > 0:
+            qsort(items, count, sizeof(Item), item_order)
+            break
+    for index in range(count):
+        if index + SLOTS_AHEAD < count:
+            prefetch(&table.slots[items[index + SLOTS_AHEAD].hash & (table.slot_count - 1)])
+        if table_put(
+            table, items[index].key, items[index].key_length, items[index].hash,
+            items[index].row, items[index].row_length, ts,
+        ) < 0:
+            return -1
     return 0
 
 
@@ -409,7 +465,9 @@ cdef class MemTable:
 
     cdef int add(self, const char* key, Py_ssize_t key_length, const char* row,
                  Py_ssize_t row_length, uint64_t ts) noexcept nogil:
-        return table_put(&self.c, key, key_length, row, row_length, ts)
+        return table_put(
+            &self.c, key, key_length, hash_bytes(key, key_length, HASH_SEED), row, row_length, ts
+        )
 
     cdef Node* first(self) noexcept nogil:
         return node_next(self.c.head)
@@ -437,8 +495,8 @@ cdef class MemTable:
 
     def put(self, bytes key not None, bytes row, uint64_t commit_ts):
         """Adds a version of `key` at `commit_ts`; None deletes the row from then on."""
-        if table_put(
-            &self.c, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key),
+        if self.add(
+            PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key),
             NULL if row is None else PyBytes_AS_STRING(row),
             0 if row is None else PyBytes_GET_SIZE(row), commit_ts,
         ) < 0:
@@ -457,23 +515,30 @@ cdef class MemTable:
         cdef bint delete = rows is None
         cdef Py_ssize_t count = key_at.items() - 1
         cdef Py_ssize_t index
+        cdef Py_ssize_t filled = 0
         cdef int failed = 0
+        cdef _Run run
         if count < 0 or (not delete and row_at.items() - 1 != count):
             raise ValueError("offsets of keys and rows differ in number")
         key_at.check(key_view.view.len)
         if not delete:
             row_at.check(row_view.view.len)
+        run = _Run(count)
         with nogil:
             for index in range(count):
-                if table_put(
-                    &self.c,
+                item_set(
+                    &run.items[filled],
                     key_view.at(key_at.item(index)), key_at.item(index + 1) - key_at.item(index),
                     NULL if delete else row_view.at(row_at.item(index)),
                     0 if delete else row_at.item(index + 1) - row_at.item(index),
-                    commit_ts,
-                ) < 0:
-                    failed = 1
-                    break
+                    filled,
+                )
+                filled += 1
+                if filled == RUN_ITEMS or index == count - 1:
+                    failed = table_put_run(&self.c, run.items, filled, commit_ts)
+                    filled = 0
+                    if failed:
+                        break
         if failed:
             raise MemoryError
 
@@ -491,19 +556,27 @@ cdef class MemTable:
         cdef uint32_t key_length
         cdef uint32_t row_length = 0
         cdef Py_ssize_t index
+        cdef Py_ssize_t filled = 0
         cdef int failed = 0
+        cdef _Run run
         if not key_view.framed(count) or not (delete or row_view.framed(count)):
             raise CoreError("XX001", f"malformed list of {count} keys and rows")
+        run = _Run(count)
         with nogil:
             for index in range(count):
                 memcpy(&key_length, key, 4)
                 if not delete:
                     memcpy(&row_length, row, 4)
-                if table_put(
-                    &self.c, key + 4, key_length, NULL if delete else row + 4, row_length, commit_ts
-                ) < 0:
-                    failed = 1
-                    break
+                item_set(
+                    &run.items[filled], key + 4, key_length, NULL if delete else row + 4,
+                    row_length, filled,
+                )
+                filled += 1
+                if filled == RUN_ITEMS or index == count - 1:
+                    failed = table_put_run(&self.c, run.items, filled, commit_ts)
+                    filled = 0
+                    if failed:
+                        break
                 key += 4 + <Py_ssize_t> key_length
                 row += 4 + <Py_ssize_t> row_length
         if failed:
@@ -630,6 +703,21 @@ cdef class Cursor:
         if self.reverse:
             return self.table.seek_before(node_key(node), node.key_length)
         return node_next(node)
+
+
+@cython.final
+cdef class _Run:
+    """Room for one run of a bulk put of `count` rows."""
+
+    cdef Item* items
+
+    def __cinit__(self, Py_ssize_t count):
+        self.items = <Item*> malloc((min(count, RUN_ITEMS) or 1) * sizeof(Item))
+        if self.items == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.items)
 
 
 @cython.final
