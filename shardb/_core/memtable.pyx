@@ -8,17 +8,12 @@ arena and is freed all at once. See memtable.pxd for the rules on threads.
 """
 
 cimport cython
-from cpython.buffer cimport (
-    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release, PyObject_GetBuffer,
-)
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, qsort
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
 import os
-
-from shardb._core.coreerror import CoreError
 
 cdef extern from *:
     """
@@ -57,18 +52,6 @@ cdef enum:
     CHUNK_MAX_BYTES = 1024 * 1024
     SLOTS_FIRST = 64
     SLOTS_MOVED_PER_INSERT = 16     # of the old hash table; it must be empty before the next growth
-    RUN_ITEMS = 64 * 1024           # of a bulk put, sorted together
-    SLOTS_AHEAD = 8                 # how far ahead a bulk put fetches hash slots
-
-# One row of a bulk put; pointers into the caller's buffers, row NULL deletes.
-ctypedef struct Item:
-    uint64_t prefix
-    uint64_t hash
-    const char* key
-    const char* row
-    uint32_t key_length
-    uint32_t row_length
-    uint32_t order
 
 # Of this process: keys chosen by a client must not meet in one slot.
 cdef uint64_t HASH_SEED = int.from_bytes(os.urandom(8), "little")
@@ -353,50 +336,6 @@ cdef int table_put(
     return 0
 
 
-cdef int item_order(const void* a, const void* b) noexcept nogil:
-    """By key, and in the order given where keys are equal."""
-    cdef const Item* x = <const Item*> a
-    cdef const Item* y = <const Item*> b
-    cdef int order
-    if x.prefix != y.prefix:
-        return 1 if x.prefix > y.prefix else -1
-    order = key_compare(x.key, x.key_length, y.key, y.key_length)
-    if order != 0:
-        return order
-    return 1 if x.order > y.order else -1
-
-
-cdef inline void item_set(
-    Item* item, const char* key, Py_ssize_t key_length, const char* row, Py_ssize_t row_length,
-    Py_ssize_t order,
-) noexcept nogil:
-    item.prefix = read_be(key, key_length)
-    item.hash = hash_bytes(key, key_length, HASH_SEED)
-    item.key = key
-    item.key_length = <uint32_t> key_length
-    item.row = row
-    item.row_length = <uint32_t> row_length
-    item.order = <uint32_t> order
-
-
-cdef int table_put_run(Table* table, Item* items, Py_ssize_t count, uint64_t ts) noexcept nogil:
-    """Adds one run of a bulk put. Sorted first: neighbours are found, and lie, near each other."""
-    cdef Py_ssize_t index
-    for index in range(1, count):
-        if item_order(&items[index - 1], &items[index]) > 0:
-            qsort(items, count, sizeof(Item), item_order)
-            break
-    for index in range(count):
-        if index + SLOTS_AHEAD < count:
-            prefetch(&table.slots[items[index + SLOTS_AHEAD].hash & (table.slot_count - 1)])
-        if table_put(
-            table, items[index].key, items[index].key_length, items[index].hash,
-            items[index].row, items[index].row_length, ts,
-        ) < 0:
-            return -1
-    return 0
-
-
 cdef Node* table_seek(
     Table* table, const char* key, Py_ssize_t key_length, Node** before
 ) noexcept nogil:
@@ -463,6 +402,10 @@ cdef class MemTable:
     cdef Node* find(self, const char* key, Py_ssize_t key_length) noexcept nogil:
         return table_find(&self.c, key, key_length, hash_bytes(key, key_length, HASH_SEED))
 
+    cdef void fetch_ahead(self, const char* key, Py_ssize_t key_length) noexcept nogil:
+        cdef uint64_t hash = hash_bytes(key, key_length, HASH_SEED)
+        prefetch(&self.c.slots[hash & (self.c.slot_count - 1)])
+
     cdef int add(self, const char* key, Py_ssize_t key_length, const char* row,
                  Py_ssize_t row_length, uint64_t ts) noexcept nogil:
         return table_put(
@@ -500,86 +443,6 @@ cdef class MemTable:
             NULL if row is None else PyBytes_AS_STRING(row),
             0 if row is None else PyBytes_GET_SIZE(row), commit_ts,
         ) < 0:
-            raise MemoryError
-
-    def put_many(self, keys, key_offsets, rows, row_offsets, uint64_t commit_ts):
-        """Adds `len(key_offsets) - 1` rows at `commit_ts` without the GIL.
-
-        Item i is `keys[key_offsets[i]:key_offsets[i + 1]]`, likewise its row. Offsets are buffers of
-        4- or 8-byte integers. `rows` None deletes all the keys. Writer thread only.
-        """
-        cdef _View key_view = _View(keys)
-        cdef _View key_at = _View(key_offsets)
-        cdef _View row_view = _View(b"" if rows is None else rows)
-        cdef _View row_at = _View(key_offsets if rows is None else row_offsets)
-        cdef bint delete = rows is None
-        cdef Py_ssize_t count = key_at.items() - 1
-        cdef Py_ssize_t index
-        cdef Py_ssize_t filled = 0
-        cdef int failed = 0
-        cdef _Run run
-        if count < 0 or (not delete and row_at.items() - 1 != count):
-            raise ValueError("offsets of keys and rows differ in number")
-        key_at.check(key_view.view.len)
-        if not delete:
-            row_at.check(row_view.view.len)
-        run = _Run(count)
-        with nogil:
-            for index in range(count):
-                item_set(
-                    &run.items[filled],
-                    key_view.at(key_at.item(index)), key_at.item(index + 1) - key_at.item(index),
-                    NULL if delete else row_view.at(row_at.item(index)),
-                    0 if delete else row_at.item(index + 1) - row_at.item(index),
-                    filled,
-                )
-                filled += 1
-                if filled == RUN_ITEMS or index == count - 1:
-                    failed = table_put_run(&self.c, run.items, filled, commit_ts)
-                    filled = 0
-                    if failed:
-                        break
-        if failed:
-            raise MemoryError
-
-    def put_framed(self, keys, rows, Py_ssize_t count, uint64_t commit_ts):
-        """Adds `count` rows given as `u32 length, bytes` items, as in `rpc.messages.Write`.
-
-        `rows` None deletes the keys. Raises CoreError XX001 if the items do not fill the buffers
-        exactly; nothing has been added then. Writer thread only.
-        """
-        cdef _View key_view = _View(keys)
-        cdef _View row_view = _View(b"" if rows is None else rows)
-        cdef bint delete = rows is None
-        cdef const char* key = key_view.at(0)
-        cdef const char* row = row_view.at(0)
-        cdef uint32_t key_length
-        cdef uint32_t row_length = 0
-        cdef Py_ssize_t index
-        cdef Py_ssize_t filled = 0
-        cdef int failed = 0
-        cdef _Run run
-        if not key_view.framed(count) or not (delete or row_view.framed(count)):
-            raise CoreError("XX001", f"malformed list of {count} keys and rows")
-        run = _Run(count)
-        with nogil:
-            for index in range(count):
-                memcpy(&key_length, key, 4)
-                if not delete:
-                    memcpy(&row_length, row, 4)
-                item_set(
-                    &run.items[filled], key + 4, key_length, NULL if delete else row + 4,
-                    row_length, filled,
-                )
-                filled += 1
-                if filled == RUN_ITEMS or index == count - 1:
-                    failed = table_put_run(&self.c, run.items, filled, commit_ts)
-                    filled = 0
-                    if failed:
-                        break
-                key += 4 + <Py_ssize_t> key_length
-                row += 4 + <Py_ssize_t> row_length
-        if failed:
             raise MemoryError
 
     def get(self, bytes key not None, uint64_t ts):
@@ -703,68 +566,3 @@ cdef class Cursor:
         if self.reverse:
             return self.table.seek_before(node_key(node), node.key_length)
         return node_next(node)
-
-
-@cython.final
-cdef class _Run:
-    """Room for one run of a bulk put of `count` rows."""
-
-    cdef Item* items
-
-    def __cinit__(self, Py_ssize_t count):
-        self.items = <Item*> malloc((min(count, RUN_ITEMS) or 1) * sizeof(Item))
-        if self.items == NULL:
-            raise MemoryError
-
-    def __dealloc__(self):
-        free(self.items)
-
-
-@cython.final
-cdef class _View:
-    """A held read-only buffer: bytes, or 4- or 8-byte integers."""
-
-    cdef Py_buffer view
-
-    def __cinit__(self, source):
-        PyObject_GetBuffer(source, &self.view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
-
-    def __dealloc__(self):
-        PyBuffer_Release(&self.view)
-
-    cdef const char* at(self, Py_ssize_t offset) noexcept nogil:
-        return <const char*> self.view.buf + offset
-
-    cdef Py_ssize_t items(self) except -1:
-        if self.view.itemsize != 4 and self.view.itemsize != 8:
-            raise ValueError("offsets must be 4- or 8-byte integers")
-        return self.view.len // self.view.itemsize
-
-    cdef Py_ssize_t item(self, Py_ssize_t index) noexcept nogil:
-        if self.view.itemsize == 4:
-            return (<const uint32_t*> self.view.buf)[index]
-        return <Py_ssize_t> (<const uint64_t*> self.view.buf)[index]
-
-    cdef int check(self, Py_ssize_t limit) except -1:
-        """Raises unless the offsets ascend within `limit`."""
-        cdef Py_ssize_t index
-        cdef Py_ssize_t previous = 0
-        for index in range(self.items()):
-            if self.item(index) < previous:
-                raise ValueError("offsets must ascend")
-            previous = self.item(index)
-        if previous > limit:
-            raise ValueError("offsets pass the end of the data")
-        return 0
-
-    cdef bint framed(self, Py_ssize_t count) noexcept nogil:
-        """True if the bytes are exactly `count` items of u32 length and bytes."""
-        cdef Py_ssize_t at = 0
-        cdef Py_ssize_t index
-        cdef uint32_t length
-        for index in range(count):
-            if at + 4 > self.view.len:
-                return False
-            memcpy(&length, self.at(at), 4)
-            at += 4 + <Py_ssize_t> length
-        return at == self.view.len

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardb._core.coreerror import CoreError
+from shardb._core.memload import put_framed, put_many
 from shardb._core.memtable import TS_MAX, MemTable
 
 KEYS = st.one_of(
@@ -85,10 +86,10 @@ def test_bulk_puts_equal_single_ones(typecode: str, step: int) -> None:
     for row in rows:
         row_offsets.append(row_offsets[-1] + len(row))
     table = MemTable()
-    table.put_many(b"".join(keys), offsets, b"".join(rows), row_offsets, 3)
+    put_many(table, b"".join(keys), offsets, b"".join(rows), row_offsets, 3)
     assert [(k, r) for k, r, _ in table.cursor()] == sorted(zip(keys, rows, strict=True))
     assert all(table.newest(key) == (row, 3) for key, row in zip(keys, rows, strict=True))
-    table.put_many(b"".join(keys), offsets, None, None, 4)
+    put_many(table, b"".join(keys), offsets, None, None, 4)
     assert list(table.cursor()) == [] and table.live == 0
     assert len(list(table.cursor(ts=3))) == count
 
@@ -100,9 +101,9 @@ def framed(items: list[bytes]) -> bytes:
 def test_framed_puts_and_their_refusals() -> None:
     table = MemTable()
     keys, rows = [b"b", b"a"], [b"", b"row"]
-    table.put_framed(framed(keys), framed(rows), 2, 1)
+    put_framed(table, framed(keys), framed(rows), 2, 1)
     assert list(table.cursor()) == [(b"a", b"row", 1), (b"b", b"", 1)]
-    table.put_framed(framed([b"a"]), None, 1, 2)
+    put_framed(table, framed([b"a"]), None, 1, 2)
     assert table.newest(b"a") == (None, 2)
     for bad_keys, bad_rows, count in [
         (framed(keys), framed(rows), 3),
@@ -112,7 +113,7 @@ def test_framed_puts_and_their_refusals() -> None:
         (b"\xff\xff\xff\xffa", framed([b""]), 1),
     ]:
         with pytest.raises(CoreError) as caught:
-            table.put_framed(bad_keys, bad_rows, count, 5)
+            put_framed(table, bad_keys, bad_rows, count, 5)
         assert caught.value.sqlstate == "XX001"
     assert table.newest_ts == 2
 
@@ -120,7 +121,7 @@ def test_framed_puts_and_their_refusals() -> None:
 @pytest.mark.parametrize("offsets", [[0, 5], [3, 2], [0, 1, 1]])
 def test_bad_offsets_are_refused(offsets: list[int]) -> None:
     with pytest.raises(ValueError):
-        MemTable().put_many(b"abc", array("I", offsets), b"r", array("I", [0, 1]), 1)
+        put_many(MemTable(), b"abc", array("I", offsets), b"r", array("I", [0, 1]), 1)
 
 
 def test_rows_larger_than_a_chunk() -> None:
@@ -150,10 +151,25 @@ def test_readers_see_sorted_whole_prefixes_while_the_writer_inserts() -> None:
         thread.start()
     for number in range(1, batches + 1):
         keys = b"".join(struct.pack(">Q", (i * 7919) % 65_537 * 100 + number) for i in range(batch))
-        table.put_many(
-            keys, array("I", range(0, 8 * batch + 1, 8)), b"", array("I", [0] * (batch + 1)), number
+        put_many(
+            table,
+            keys,
+            array("I", range(0, 8 * batch + 1, 8)),
+            b"",
+            array("I", [0] * (batch + 1)),
+            number,
         )
         published = number
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_bulk_puts_of_many_runs_keep_the_last_of_equal_keys() -> None:
+    count, distinct = 150_000, 50_021
+    keys = [struct.pack(">Q", i * 7919 % distinct) for i in range(count)]
+    rows = [struct.pack("<I", i) for i in range(count)]
+    table = MemTable()
+    put_framed(table, framed(keys), framed(rows), count, 1)
+    assert {key: row for key, row, _ in table.cursor()} == dict(zip(keys, rows, strict=True))
+    assert (table.entries, table.live, table.versions) == (distinct, distinct, count)
