@@ -5,14 +5,15 @@ bytes, bpchar without its trailing blanks. The binder has inserted the casts; wh
 cannot take is refused at compile time with 0A000, so that the planner can choose another plan.
 """
 
+from libc.stdint cimport INT64_MAX, INT64_MIN
 from libc.string cimport memcpy, memset
 
 from shardb._core.arith cimport (
     ARITH_ABS, ARITH_ADD, ARITH_DIV, ARITH_MOD, ARITH_MUL, ARITH_NEG, ARITH_SUB, float_arith,
     int_arith, number_as_double, numeric_arith, numeric_compare, temporal_arith, temporal_supported,
 )
-from shardb._core.cast cimport datum_cast_explicit
 from shardb._core.buffer cimport arena_alloc, arena_free, arena_init, core_fail, raise_core
+from shardb._core.cast cimport datum_cast, datum_cast_explicit
 from shardb._core.datum cimport (
     T_BOOL, T_BPCHAR, T_BYTEA, T_DATE, T_FLOAT4, T_FLOAT8, T_INT2, T_INT4, T_INT8, T_INTERVAL,
     T_JSON, T_JSONB, T_NUMERIC, T_TEXT, T_TIME, T_TIMESTAMP, T_TIMESTAMPTZ, T_UNKNOWN, T_UUID,
@@ -72,6 +73,7 @@ cdef enum Kind:
     KIND_DATUM        # datum_cmp
     KIND_DATE_STAMP   # date against timestamp
     KIND_TEMPORAL
+    KIND_ASSIGN       # a cast that refuses what is too long
 
 cdef dict NAMES = {
     "=": OP_EQ, "<>": OP_NE, "<": OP_LT, "<=": OP_LE, ">": OP_GT, ">=": OP_GE,
@@ -135,9 +137,9 @@ cdef inline long long as_stamp(const Datum* a) noexcept nogil:
     if a.type != T_DATE:
         return a.i
     if a.i > STAMP_DAYS:
-        return 0x7FFFFFFFFFFFFFFF
+        return INT64_MAX
     if a.i < -STAMP_DAYS:
-        return -0x7FFFFFFFFFFFFFFF - 1
+        return INT64_MIN
     return a.i * DAY_US
 
 
@@ -318,6 +320,8 @@ cdef int eval_cast(const Expr* e, const Frame* f, Datum* out) noexcept nogil:
         return -1
     if a.null:
         return set_null(out, e.type)
+    if e.kind == KIND_ASSIGN:
+        return datum_cast(&a, e.type, e.typmod, out, f.arena)
     return datum_cast_explicit(&a, e.type, e.typmod, out, f.arena)
 
 
@@ -563,6 +567,13 @@ cdef class Compiler:
         for k in range(len(nodes)):
             out[k] = self.compile(nodes[k])
         return out
+
+    cdef Expr* compile_assigned(self, object node) except NULL:
+        """As compile; a cast on top is the assignment's own, and does not cut strings."""
+        cdef Expr* e = self.compile(node)
+        if e.op == OP_CAST:
+            e.kind = KIND_ASSIGN
+        return e
 
     cdef Expr* compile(self, object node) except NULL:
         cdef Expr* e = <Expr*>arena_alloc(&self.arena, sizeof(Expr))
