@@ -5,8 +5,8 @@ Arguments common to the methods are described at `Program`. Errors are `coreerro
 
 from collections.abc import Mapping
 
-from shardb._core.expr import OPERATORS as OPERATORS
-from shardb._core.expr import supported as supported
+from shardb._core.exprcompile import OPERATORS as OPERATORS
+from shardb._core.exprcompile import supported as supported
 from shardb._core.memtable import MemTable
 from shardb._core.rowspec import CompiledSpec
 

@@ -18,7 +18,7 @@ from shardb._core.rowcodec cimport row_get
 from shardb._core.rowcursor cimport Cursor, OwnWrite, cursor_next, cursor_open
 
 from shardb._core.coreerror import CoreError
-from shardb._core.expr import OPERATORS, supported
+from shardb._core.exprcompile import OPERATORS, supported
 
 __all__ = ["OPERATORS", "Program", "supported"]
 

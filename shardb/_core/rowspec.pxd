@@ -3,7 +3,8 @@
 from libc.stdint cimport int32_t, uint8_t, uint64_t
 from shardb._core.buffer cimport Arena, Buf
 from shardb._core.datum cimport Datum
-from shardb._core.expr cimport Compiler, Expr, Frame
+from shardb._core.expr cimport Expr, Frame
+from shardb._core.exprcompile cimport Compiler
 from shardb._core.keycodec cimport KeyCodec
 from shardb._core.rowagg cimport Accumulator
 from shardb._core.rowcodec cimport RowLayout
