@@ -1,0 +1,19 @@
+"""The one exception `_core` raises: an SQLSTATE, a message and a detail; shells turn it into SqlError.
+
+`_core` imports nothing of shardb, hence a class of its own.
+"""
+
+from __future__ import annotations
+
+
+class CoreError(ValueError):
+    """An error for the client, found in compiled code."""
+
+    def __init__(self, sqlstate: str, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.message = message
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.sqlstate}: {self.message}"
