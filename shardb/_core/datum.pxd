@@ -8,6 +8,10 @@ cdef extern from *:
     """
     ctypedef long long i128 "shardb_i128"
 
+# Cython believes i128 to be 64 bits: cast the other operand when it is int64_t or uint64_t
+# (`n * <i128>factor`), never let an i128 become a Python object, and build constants over 64 bits
+# by arithmetic.
+
 cdef enum:
     T_UNKNOWN = 0
     T_BOOL = 1

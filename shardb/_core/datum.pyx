@@ -725,7 +725,7 @@ cdef int datum_apply_typmod(Datum* d, int typmod, bint explicit_cast, Arena* are
 # --- order
 
 cdef i128 interval_total(int32_t months, int32_t days, int64_t us) noexcept nogil:
-    return (<i128>months * 30 + days) * US_PER_DAY + us
+    return (<i128>months * 30 + <i128>days) * <i128>US_PER_DAY + <i128>us
 
 
 cdef inline int bytes_cmp(const char* a, int a_len, const char* b, int b_len) noexcept nogil:

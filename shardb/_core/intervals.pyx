@@ -6,8 +6,8 @@ from shardb._core.buffer cimport core_fail_value
 from shardb._core.datum cimport i128
 from shardb._core.numeric cimport numeric_from_text, numeric_rescale, pow10_i128
 
-cdef int64_t US_PER_DAY = 86400000000LL
-cdef int64_t US_PER_SECOND = 1000000
+cdef i128 US_PER_DAY = 86400000000LL
+cdef i128 US_PER_SECOND = 1000000
 
 ctypedef struct Sum:
     i128 months
@@ -74,7 +74,7 @@ cdef char unit_of(const char* s, Py_ssize_t n) noexcept nogil:
 
 
 # value * 10^-scale * unit_size / divisor, rounded half away
-cdef i128 scaled(i128 value, int scale, int64_t size) noexcept nogil:
+cdef i128 scaled(i128 value, int scale, i128 size) noexcept nogil:
     cdef i128 v = value * size
     numeric_rescale(&v, scale, 0)
     return v
