@@ -7,6 +7,9 @@ from libc.math cimport fabs, isinf, isnan, rint
 from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t
 
 from shardb._core.buffer cimport core_fail
+from shardb._core.datetimes cimport (
+    DATE_INFINITY, DATE_MINUS_INFINITY, civil_from_days, days_from_civil, floor_div,
+)
 from shardb._core.datum cimport (
     T_DATE, T_FLOAT4, T_FLOAT8, T_INT2, T_INT4, T_INT8, T_INTERVAL, T_NUMERIC, T_TIME, T_TIMESTAMP,
     T_TIMESTAMPTZ,
@@ -41,13 +44,11 @@ cdef extern from *:
     int mul64 "shardb_mul64"(int64_t a, int64_t b, int64_t* r) noexcept nogil
 
 cdef int64_t DAY_US = 86400000000
-# PostgreSQL's timestamps lie within 4713 BC and 294276 AD; here counted from 1970.
+# PostgreSQL's timestamps begin in 4713 BC; counted from 1970 they end in 294247 AD, with int64.
 cdef int64_t TIMESTAMP_LOW_US = -210866803200000000
-cdef int64_t TIMESTAMP_END_US = 9224318016000000000
+cdef int64_t TIMESTAMP_END_US = INT64_MAX
 cdef int64_t DATE_LOW = -2440588
 cdef int64_t DATE_END = 2145042541 + 10957
-cdef int64_t DATE_INFINITY = 2147483647
-cdef int64_t DATE_MINUS_INFINITY = -2147483648
 
 
 cdef int out_of_range(int type) noexcept nogil:
@@ -228,34 +229,6 @@ cdef int numeric_floor(i128 n, int scale, int to, i128* out, int* exact) noexcep
 
 # --- dates and times
 
-cdef inline int64_t floor_div(int64_t a, int64_t b) noexcept nogil:
-    cdef int64_t q = a // b
-    return q - 1 if a % b < 0 else q
-
-
-cdef int64_t days_from_civil(int64_t year, int month, int day) noexcept nogil:
-    """Days since 1970-01-01 of a proleptic Gregorian date."""
-    cdef int64_t era, of_era, of_year
-    year -= month <= 2
-    era = floor_div(year, 400)
-    of_era = year - era * 400
-    of_year = (153 * (month + (-3 if month > 2 else 9)) + 2) // 5 + day - 1
-    return era * 146097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719468
-
-
-cdef void civil_from_days(int64_t days, int64_t* year, int* month, int* day) noexcept nogil:
-    cdef int64_t era, of_era, y, of_year, m
-    days += 719468
-    era = floor_div(days, 146097)
-    of_era = days - era * 146097
-    y = (of_era - of_era // 1460 + of_era // 36524 - of_era // 146096) // 365
-    of_year = of_era - (365 * y + y // 4 - y // 100)
-    m = (5 * of_year + 2) // 153
-    day[0] = <int>(of_year - (153 * m + 2) // 5 + 1)
-    month[0] = <int>(m + 3 if m < 10 else m - 9)
-    year[0] = y + era * 400 + (month[0] <= 2)
-
-
 cdef int month_days(int64_t year, int month) noexcept nogil:
     if month == 2:
         return 29 if year % 4 == 0 and (year % 100 != 0 or year % 400 == 0) else 28
@@ -406,6 +379,11 @@ cdef int temporal_arith(int op, int type, const Datum* a, const Datum* b, Datum*
                 return bad_timestamp()
             return add_interval(r, b, sign, &out.i)
         if b.type == T_DATE:
+            if (
+                a.i == DATE_INFINITY or a.i == DATE_MINUS_INFINITY
+                or b.i == DATE_INFINITY or b.i == DATE_MINUS_INFINITY
+            ):
+                return core_fail(b"22008", b"cannot subtract infinite dates")
             return int_arith(ARITH_SUB, type, a.i, b.i, out)
         if a.i == DATE_INFINITY or a.i == DATE_MINUS_INFINITY:
             out.i = a.i

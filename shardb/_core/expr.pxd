@@ -1,11 +1,60 @@
 # Expressions as trees of C nodes and their evaluation over Datums.
 #
-# Nodes live in the arena of the Compiler that made them and are immutable afterwards.
+# Nodes live in the arena of the Compiler (exprcompile) that made them and are immutable afterwards.
 
 from libc.stdint cimport int32_t, uint8_t
 from shardb._core.buffer cimport Arena
 from shardb._core.datum cimport Datum
 from shardb._core.rowcodec cimport Layout
+
+cdef enum Op:
+    OP_CONST
+    OP_PARAM
+    OP_COLUMN
+    OP_EXCLUDED
+    OP_EQ
+    OP_NE
+    OP_LT
+    OP_LE
+    OP_GT
+    OP_GE
+    OP_ADD
+    OP_SUB
+    OP_MUL
+    OP_DIV
+    OP_MOD
+    OP_NEG
+    OP_ABS
+    OP_AND
+    OP_OR
+    OP_NOT
+    OP_IS_NULL
+    OP_IS_NOT_NULL
+    OP_IS_DISTINCT
+    OP_IS_NOT_DISTINCT
+    OP_CAST
+    OP_COALESCE
+    OP_NULLIF
+    OP_CASE
+    OP_CONCAT
+    OP_LIKE
+    OP_ILIKE
+    OP_IN
+    OP_LOWER
+    OP_UPPER
+    OP_LENGTH
+
+cdef enum Kind:
+    KIND_NONE
+    KIND_INT          # by the member i
+    KIND_FLOAT
+    KIND_NUMERIC
+    KIND_TEXT
+    KIND_BPCHAR
+    KIND_DATUM        # datum_cmp
+    KIND_DATE_STAMP   # date against timestamp
+    KIND_TEMPORAL
+    KIND_ASSIGN       # a cast that refuses what is too long
 
 ctypedef struct Expr:
     int32_t op
@@ -31,11 +80,3 @@ ctypedef struct Frame:
 cdef int eval_expr(const Expr* e, const Frame* f, Datum* out) noexcept nogil
 # 1 true, 0 false or NULL, -1 error.
 cdef int eval_condition(const Expr* e, const Frame* f) noexcept nogil
-
-cdef class Compiler:
-    cdef Arena arena
-    cdef readonly int columns         # of the table; EXCLUDED follows
-    cdef readonly int now_index       # parameter that `now` reads, -1 if there is none
-    cdef readonly int param_count
-    cdef Expr* compile(self, object node) except NULL
-    cdef Expr** compile_all(self, object nodes) except? NULL

@@ -103,6 +103,8 @@ cdef class MemTable:
                             uint32_t* row_length, uint64_t* commit_ts) noexcept nogil
     # The node of exactly this key, or NULL.
     cdef Node* find(self, const char* key, Py_ssize_t key_length) noexcept nogil
+    # Fetches the key's place in the hash index into cache, for an `add` or `lookup` soon.
+    cdef void fetch_ahead(self, const char* key, Py_ssize_t key_length) noexcept nogil
     # Adds a version; row NULL is a tombstone. -1 if out of memory.
     cdef int add(self, const char* key, Py_ssize_t key_length, const char* row,
                  Py_ssize_t row_length, uint64_t ts) noexcept nogil
