@@ -61,10 +61,15 @@ class Participant(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hello(Message, frozen=True, tag=True):
-    """First message on a connection: who speaks and which protocol version."""
+    """First message on a connection: who speaks and which protocol version.
+
+    `issued`: from a coordinator, an oracle timestamp issued after the connection was made. A range
+    serves nothing before one arrives: it bounds all reads its node's former life has served.
+    """
 
     peer: str
     protocol: int
+    issued: int = 0
 
 
 class RegisterProgram(Message, frozen=True, tag=True):

@@ -1,0 +1,118 @@
+# An ordered, multi-version map in memory: key -> versions, newest first.
+#
+# Threads: one writer thread; any number of readers without a lock. A reader sees every version whose
+# put returned before it started, and maybe later ones; it filters by commit timestamp. Nothing is
+# freed before the MemTable itself, so node, key and row pointers live as long as a reference to it.
+#
+# The hash index behind `lookup` and `find` belongs to the writer thread; other threads use
+# `seek`/`node_next`.
+
+from libc.stdint cimport uint32_t, uint64_t
+
+cdef enum:
+    MEMTABLE_HEIGHT_MAX = 14
+
+# One version of a row; the row's bytes follow the struct.
+ctypedef struct Version:
+    Version* older
+    uint64_t ts              # commit timestamp
+    uint32_t length          # bytes of the row
+    uint32_t tombstone       # 1: the row is deleted from `ts` on
+
+# One key; `next` has `height` entries, the key's bytes follow them.
+ctypedef struct Node:
+    Version* newest
+    uint64_t prefix          # the first 8 key bytes as a big-endian number, zero padded
+    uint32_t key_length
+    uint32_t height
+    Node* next[1]
+
+cdef extern from *:
+    """
+    #define shardb_load_node(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+    #define shardb_load_version(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+    #define shardb_store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+    """
+    Node* shardb_load_node(Node** p) noexcept nogil
+    const Version* shardb_load_version(Version** p) noexcept nogil
+    void store_node "shardb_store_release"(Node** p, Node* node) noexcept nogil
+    void store_version "shardb_store_release"(Version** p, Version* version) noexcept nogil
+
+cdef inline Node* node_next(Node* node) noexcept nogil:
+    """The node with the next key, or NULL."""
+    return shardb_load_node(&node.next[0])
+
+cdef inline const char* node_key(const Node* node) noexcept nogil:
+    return <const char*> (<const Node* const*> &node.next[0] + node.height)
+
+cdef inline const Version* node_newest(Node* node) noexcept nogil:
+    """The newest version; never NULL."""
+    return shardb_load_version(&node.newest)
+
+cdef inline const Version* node_version(Node* node, uint64_t ts) noexcept nogil:
+    """The newest version with a commit timestamp <= ts (it may be a tombstone), or NULL."""
+    cdef const Version* version = shardb_load_version(&node.newest)
+    while version != NULL and version.ts > ts:
+        version = shardb_load_version(&(<Version*> version).older)
+    return version
+
+cdef inline const char* version_row(const Version* version) noexcept nogil:
+    return <const char*> (version + 1)
+
+# Byte order of two keys: negative, 0 or positive.
+cdef int key_compare(const char* a, Py_ssize_t a_len, const char* b, Py_ssize_t b_len) noexcept nogil
+
+# The first 8 bytes of a key as in Node.prefix.
+cdef uint64_t key_prefix(const char* key, Py_ssize_t key_length) noexcept nogil
+
+ctypedef struct Chunk:
+    Chunk* previous
+    size_t size
+
+ctypedef struct Slot:
+    uint64_t hash
+    Node* node
+
+ctypedef struct Table:
+    Node* head
+    uint32_t height
+    Node* finger[MEMTABLE_HEIGHT_MAX]     # predecessors of the last insert, at each level
+    uint64_t random
+    Chunk* chunks
+    char* free_at
+    size_t free_bytes
+    size_t chunk_bytes
+    Slot* slots
+    uint64_t slot_count      # a power of two
+    uint64_t slots_used
+    Slot* old_slots          # being moved to `slots`, a few with each insert
+    uint64_t old_count
+    uint64_t old_moved
+    uint64_t entries
+    uint64_t live
+    uint64_t versions
+    uint64_t bytes           # taken from the allocator
+    uint64_t newest_ts
+
+cdef class MemTable:
+    cdef Table c
+    # --- writer thread only
+    # The row visible at `ts`: pointer and length; NULL if none or deleted. *commit_ts is the visible
+    # version's (a tombstone's too), 0 if there is none.
+    cdef const char* lookup(self, const char* key, Py_ssize_t key_length, uint64_t ts,
+                            uint32_t* row_length, uint64_t* commit_ts) noexcept nogil
+    # The node of exactly this key, or NULL.
+    cdef Node* find(self, const char* key, Py_ssize_t key_length) noexcept nogil
+    # Fetches the key's place in the hash index into cache, for an `add` or `lookup` soon.
+    cdef void fetch_ahead(self, const char* key, Py_ssize_t key_length) noexcept nogil
+    # Adds a version; row NULL is a tombstone. -1 if out of memory.
+    cdef int add(self, const char* key, Py_ssize_t key_length, const char* row,
+                 Py_ssize_t row_length, uint64_t ts) noexcept nogil
+    # --- any thread
+    cdef Node* first(self) noexcept nogil
+    # The first node with a key >= `key`, or NULL.
+    cdef Node* seek(self, const char* key, Py_ssize_t key_length) noexcept nogil
+    # The last node with a key < `key`, or NULL (a step of backward iteration).
+    cdef Node* seek_before(self, const char* key, Py_ssize_t key_length) noexcept nogil
+    # The last node, or NULL.
+    cdef Node* last(self) noexcept nogil
