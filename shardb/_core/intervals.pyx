@@ -265,6 +265,8 @@ cdef int read_units(const char* s, Py_ssize_t n, Sum* sum) noexcept nogil:
                 j += 1
             if j == start or numeric_from_text(s + start, j - start, &other, &other_scale):
                 return -1
+            if j < n and not is_space(s[j]):
+                return -1
             if other > 11:
                 return -2
             why = add_unit(sum, c'y', value, 0)
