@@ -377,7 +377,7 @@ def several_files() -> Disk:
     for number in range(3):
         bench.run_until(bench.append(b"%d" % number * 100))
     bench.log.close()
-    assert len(disk.written) == 3
+    assert len(disk.written) == 4
     return disk
 
 
