@@ -282,8 +282,8 @@ cdef void numeric_to_binary(i128 v, int scale, bint trim, Buf* out) noexcept nog
     # the lowest group holds 4 - pad digits, shifted left by pad
     if pad:
         unit = <uint64_t>pow10_i128(4 - pad)
-        digits[0] = <uint16_t>(<uint64_t>(m % unit) * <uint64_t>pow10_i128(pad))
-        m = m / unit
+        digits[0] = <uint16_t>(<uint64_t>(m % <u128>unit) * <uint64_t>pow10_i128(pad))
+        m = m / <u128>unit
         count = 1
     while m != 0:
         digits[count] = <uint16_t>(m % 10000)
