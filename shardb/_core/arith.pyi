@@ -1,0 +1,1 @@
+"""Arithmetic on SQL values for compiled code: nothing for Python callers."""

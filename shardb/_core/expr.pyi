@@ -1,0 +1,1 @@
+"""Evaluation of expressions for compiled code: nothing for Python callers."""

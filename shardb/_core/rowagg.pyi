@@ -1,0 +1,1 @@
+"""Aggregates for compiled code: nothing for Python callers."""

@@ -1,0 +1,1 @@
+"""Key bounds for compiled code: nothing for Python callers."""

@@ -1,0 +1,1 @@
+"""Text operators for compiled code: nothing for Python callers."""
