@@ -1,4 +1,4 @@
-"""What the world gives us: time, randomness and files, as protocols, and the operating system's own.
+"""What the world gives us: time, randomness and files, as protocols and as the system's own.
 
 They arrive by constructor, so that the simulator can put its own in their place. A `Files` promises
 what a disk promises: what was written is durable after `sync`, a created or renamed name after

@@ -7,7 +7,7 @@
 # The hash index behind `lookup` and `find` belongs to the writer thread; other threads use
 # `seek`/`node_next`.
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 cdef enum:
     MEMTABLE_HEIGHT_MAX = 14
@@ -62,6 +62,9 @@ cdef inline const char* version_row(const Version* version) noexcept nogil:
 # Byte order of two keys: negative, 0 or positive.
 cdef int key_compare(const char* a, Py_ssize_t a_len, const char* b, Py_ssize_t b_len) noexcept nogil
 
+# The first 8 bytes of a key as in Node.prefix.
+cdef uint64_t key_prefix(const char* key, Py_ssize_t key_length) noexcept nogil
+
 ctypedef struct Chunk:
     Chunk* previous
     size_t size
@@ -100,6 +103,8 @@ cdef class MemTable:
                             uint32_t* row_length, uint64_t* commit_ts) noexcept nogil
     # The node of exactly this key, or NULL.
     cdef Node* find(self, const char* key, Py_ssize_t key_length) noexcept nogil
+    # Fetches the key's place in the hash index into cache, for an `add` or `lookup` soon.
+    cdef void fetch_ahead(self, const char* key, Py_ssize_t key_length) noexcept nogil
     # Adds a version; row NULL is a tombstone. -1 if out of memory.
     cdef int add(self, const char* key, Py_ssize_t key_length, const char* row,
                  Py_ssize_t row_length, uint64_t ts) noexcept nogil

@@ -1,7 +1,5 @@
 from collections.abc import Iterator
 
-from typing_extensions import Buffer
-
 TS_MAX: int
 
 class MemTable:
@@ -16,15 +14,6 @@ class MemTable:
     @property
     def newest_ts(self) -> int: ...
     def put(self, key: bytes, row: bytes | None, commit_ts: int) -> None: ...
-    def put_many(
-        self,
-        keys: Buffer,
-        key_offsets: Buffer,
-        rows: Buffer | None,
-        row_offsets: Buffer | None,
-        commit_ts: int,
-    ) -> None: ...
-    def put_framed(self, keys: Buffer, rows: Buffer | None, count: int, commit_ts: int) -> None: ...
     def get(self, key: bytes, ts: int) -> tuple[bytes | None, int] | None: ...
     def newest(self, key: bytes) -> tuple[bytes | None, int] | None: ...
     def versions_of(self, key: bytes) -> list[tuple[bytes | None, int]]: ...

@@ -8,15 +8,12 @@ arena and is freed all at once. See memtable.pxd for the rules on threads.
 """
 
 cimport cython
-from cpython.buffer cimport (
-    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBuffer_Release, PyObject_GetBuffer,
-)
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
-from shardb._core.coreerror import CoreError
+import os
 
 cdef extern from *:
     """
@@ -30,7 +27,7 @@ cdef extern from *:
         if (n >= 8) { memcpy(&v, p, 8); } else { memcpy(&v, p, n); }
         return __builtin_bswap64(v);
     }
-    /* Multiply-and-fold over 8-byte words; not for untrusted choice of keys across processes. */
+    /* Multiply-and-fold over 8-byte words, seeded. */
     static inline uint64_t shardb_hash(const char *p, size_t n, uint64_t seed) {
         uint64_t h = seed ^ (n * 0x9E3779B97F4A7C15ULL), w;
         while (n >= 8) {
@@ -46,6 +43,7 @@ cdef extern from *:
         return shardb_mix(h, 0xE7037ED1A0B428DBULL);
     }
     """
+    void prefetch "__builtin_prefetch"(const void* p) noexcept nogil
     uint64_t read_be "shardb_read_be"(const char* p, size_t n) noexcept nogil
     uint64_t hash_bytes "shardb_hash"(const char* p, size_t n, uint64_t seed) noexcept nogil
 
@@ -55,7 +53,8 @@ cdef enum:
     SLOTS_FIRST = 64
     SLOTS_MOVED_PER_INSERT = 16     # of the old hash table; it must be empty before the next growth
 
-cdef uint64_t HASH_SEED = 0x2545F4914F6CDD1D
+# Of this process: keys chosen by a client must not meet in one slot.
+cdef uint64_t HASH_SEED = int.from_bytes(os.urandom(8), "little")
 TS_MAX = 2**64 - 1
 
 
@@ -64,6 +63,10 @@ cdef int key_compare(const char* a, Py_ssize_t a_len, const char* b, Py_ssize_t 
     if order != 0:
         return order
     return (a_len > b_len) - (a_len < b_len)
+
+
+cdef uint64_t key_prefix(const char* key, Py_ssize_t key_length) noexcept nogil:
+    return read_be(key, key_length)
 
 
 cdef inline bint node_before(
@@ -302,11 +305,10 @@ cdef Version* version_create(
 
 
 cdef int table_put(
-    Table* table, const char* key, Py_ssize_t key_length, const char* row, Py_ssize_t row_length,
-    uint64_t ts,
+    Table* table, const char* key, Py_ssize_t key_length, uint64_t hash, const char* row,
+    Py_ssize_t row_length, uint64_t ts,
 ) noexcept nogil:
     """Adds a version; one of the same key and timestamp is hidden by the later put. -1: no memory."""
-    cdef uint64_t hash = hash_bytes(key, key_length, HASH_SEED)
     cdef Node* node = table_find(table, key, key_length, hash)
     cdef Version* version = version_create(table, row, row_length, ts)
     cdef Version* above
@@ -400,9 +402,15 @@ cdef class MemTable:
     cdef Node* find(self, const char* key, Py_ssize_t key_length) noexcept nogil:
         return table_find(&self.c, key, key_length, hash_bytes(key, key_length, HASH_SEED))
 
+    cdef void fetch_ahead(self, const char* key, Py_ssize_t key_length) noexcept nogil:
+        cdef uint64_t hash = hash_bytes(key, key_length, HASH_SEED)
+        prefetch(&self.c.slots[hash & (self.c.slot_count - 1)])
+
     cdef int add(self, const char* key, Py_ssize_t key_length, const char* row,
                  Py_ssize_t row_length, uint64_t ts) noexcept nogil:
-        return table_put(&self.c, key, key_length, row, row_length, ts)
+        return table_put(
+            &self.c, key, key_length, hash_bytes(key, key_length, HASH_SEED), row, row_length, ts
+        )
 
     cdef Node* first(self) noexcept nogil:
         return node_next(self.c.head)
@@ -430,76 +438,11 @@ cdef class MemTable:
 
     def put(self, bytes key not None, bytes row, uint64_t commit_ts):
         """Adds a version of `key` at `commit_ts`; None deletes the row from then on."""
-        if table_put(
-            &self.c, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key),
+        if self.add(
+            PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key),
             NULL if row is None else PyBytes_AS_STRING(row),
             0 if row is None else PyBytes_GET_SIZE(row), commit_ts,
         ) < 0:
-            raise MemoryError
-
-    def put_many(self, keys, key_offsets, rows, row_offsets, uint64_t commit_ts):
-        """Adds `len(key_offsets) - 1` rows at `commit_ts` without the GIL.
-
-        Item i is `keys[key_offsets[i]:key_offsets[i + 1]]`, likewise its row. Offsets are buffers of
-        4- or 8-byte integers. `rows` None deletes all the keys. Writer thread only.
-        """
-        cdef _View key_view = _View(keys)
-        cdef _View key_at = _View(key_offsets)
-        cdef _View row_view = _View(b"" if rows is None else rows)
-        cdef _View row_at = _View(key_offsets if rows is None else row_offsets)
-        cdef bint delete = rows is None
-        cdef Py_ssize_t count = key_at.items() - 1
-        cdef Py_ssize_t index
-        cdef int failed = 0
-        if count < 0 or (not delete and row_at.items() - 1 != count):
-            raise ValueError("offsets of keys and rows differ in number")
-        key_at.check(key_view.view.len)
-        if not delete:
-            row_at.check(row_view.view.len)
-        with nogil:
-            for index in range(count):
-                if table_put(
-                    &self.c,
-                    key_view.at(key_at.item(index)), key_at.item(index + 1) - key_at.item(index),
-                    NULL if delete else row_view.at(row_at.item(index)),
-                    0 if delete else row_at.item(index + 1) - row_at.item(index),
-                    commit_ts,
-                ) < 0:
-                    failed = 1
-                    break
-        if failed:
-            raise MemoryError
-
-    def put_framed(self, keys, rows, Py_ssize_t count, uint64_t commit_ts):
-        """Adds `count` rows given as `u32 length, bytes` items, as in `rpc.messages.Write`.
-
-        `rows` None deletes the keys. Raises CoreError XX001 if the items do not fill the buffers
-        exactly; nothing has been added then. Writer thread only.
-        """
-        cdef _View key_view = _View(keys)
-        cdef _View row_view = _View(b"" if rows is None else rows)
-        cdef bint delete = rows is None
-        cdef const char* key = key_view.at(0)
-        cdef const char* row = row_view.at(0)
-        cdef uint32_t key_length
-        cdef uint32_t row_length = 0
-        cdef Py_ssize_t index
-        cdef int failed = 0
-        if not key_view.framed(count) or not (delete or row_view.framed(count)):
-            raise CoreError("XX001", f"malformed list of {count} keys and rows")
-        with nogil:
-            for index in range(count):
-                memcpy(&key_length, key, 4)
-                if not delete:
-                    memcpy(&row_length, row, 4)
-                if table_put(
-                    &self.c, key + 4, key_length, NULL if delete else row + 4, row_length, commit_ts
-                ) < 0:
-                    failed = 1
-                    break
-                key += 4 + <Py_ssize_t> key_length
-                row += 4 + <Py_ssize_t> row_length
-        if failed:
             raise MemoryError
 
     def get(self, bytes key not None, uint64_t ts):
@@ -623,53 +566,3 @@ cdef class Cursor:
         if self.reverse:
             return self.table.seek_before(node_key(node), node.key_length)
         return node_next(node)
-
-
-@cython.final
-cdef class _View:
-    """A held read-only buffer: bytes, or 4- or 8-byte integers."""
-
-    cdef Py_buffer view
-
-    def __cinit__(self, source):
-        PyObject_GetBuffer(source, &self.view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
-
-    def __dealloc__(self):
-        PyBuffer_Release(&self.view)
-
-    cdef const char* at(self, Py_ssize_t offset) noexcept nogil:
-        return <const char*> self.view.buf + offset
-
-    cdef Py_ssize_t items(self) except -1:
-        if self.view.itemsize != 4 and self.view.itemsize != 8:
-            raise ValueError("offsets must be 4- or 8-byte integers")
-        return self.view.len // self.view.itemsize
-
-    cdef Py_ssize_t item(self, Py_ssize_t index) noexcept nogil:
-        if self.view.itemsize == 4:
-            return (<const uint32_t*> self.view.buf)[index]
-        return <Py_ssize_t> (<const uint64_t*> self.view.buf)[index]
-
-    cdef int check(self, Py_ssize_t limit) except -1:
-        """Raises unless the offsets ascend within `limit`."""
-        cdef Py_ssize_t index
-        cdef Py_ssize_t previous = 0
-        for index in range(self.items()):
-            if self.item(index) < previous:
-                raise ValueError("offsets must ascend")
-            previous = self.item(index)
-        if previous > limit:
-            raise ValueError("offsets pass the end of the data")
-        return 0
-
-    cdef bint framed(self, Py_ssize_t count) noexcept nogil:
-        """True if the bytes are exactly `count` items of u32 length and bytes."""
-        cdef Py_ssize_t at = 0
-        cdef Py_ssize_t index
-        cdef uint32_t length
-        for index in range(count):
-            if at + 4 > self.view.len:
-                return False
-            memcpy(&length, self.at(at), 4)
-            at += 4 + <Py_ssize_t> length
-        return at == self.view.len

@@ -9,13 +9,15 @@ It must not interpret payloads, nor know of transactions.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from shardb._core.rowcodec import RowLayout
 from shardb.env import Files, Lock, Rng
 from shardb.errors import StorageError
 from shardb.storage.log import Log, LogRecord, OnDurable
-from shardb.storage.tablet import Layout, Tablet
+from shardb.storage.tablet import Tablet
 
 FORMAT: Final = 1
 FORMAT_FILE: Final = "FORMAT"
@@ -30,7 +32,8 @@ class Engine:
     """Tablets by (range id, table id), and the log they share. Belongs to one thread.
 
     `notify` and `on_fatal`: see `storage.log.Log`. Raises StorageError: 55006 if another process
-    has the directory, 0A000 if its format is newer, XX001 if its log is damaged.
+    has the directory, 0A000 if its format is newer, XX001 if its log is damaged, 58030 or 53100 if
+    it cannot be opened.
     """
 
     def __init__(
@@ -45,13 +48,20 @@ class Engine:
         self.path = path
         self.tablets: dict[tuple[int, int], Tablet] = {}
         self._indexes: dict[int, int] = {}
-        self._lock = _open_directory(path, files)
-        self._log = Log(f"{path}/log", files, rng, notify, on_fatal)
         try:
-            self._log.recover(lambda record: self._replay(replay, record))
-        except BaseException:
-            self.close()
-            raise
+            self._lock = _open_directory(path, files)
+            self._log = Log(f"{path}/log", files, rng, notify, on_fatal)
+            try:
+                self._log.recover(lambda record: self._replay(replay, record))
+            except BaseException:
+                self.close()
+                raise
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            raise StorageError(
+                "53100" if full else "58030",
+                f"could not open data directory {path}: {error.strerror}",
+            ) from error
 
     def _replay(self, replay: Replay, record: LogRecord) -> None:
         before = self._indexes.get(record.range_id, 0)
@@ -76,7 +86,7 @@ class Engine:
         """The index of the range's last record, durable or queued; 0 if it has none."""
         return self._indexes.get(range_id, 0)
 
-    def install(self, range_id: int, table_id: int, layout: Layout) -> Tablet:
+    def install(self, range_id: int, table_id: int, layout: RowLayout) -> Tablet:
         """The tablet of a table in a range, made empty if it is new."""
         tablet = self.tablets.get((range_id, table_id))
         if tablet is None:

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Final, NamedTuple
 
+import msgspec
+
 from shardb import limits
 from shardb._core.crc32c import crc32c
 from shardb.env import AppendFile, Files, Rng
@@ -39,8 +41,8 @@ FILE_SUFFIX: Final = ".log"
 OnDurable = Callable[[StorageError | None], None]
 
 
-class LogRecord(NamedTuple):
-    """One record as it was appended; `index` grows within a range, with gaps after failed appends."""
+class LogRecord(msgspec.Struct, frozen=True, gc=False):
+    """One record as appended; `index` grows within a range, with gaps after failed appends."""
 
     range_id: int
     epoch: int
@@ -295,7 +297,7 @@ class Log:
         numbers = sorted(
             int(name[: -len(FILE_SUFFIX)])
             for name in self._files.names(self._directory)
-            if name.endswith(FILE_SUFFIX)
+            if name.endswith(FILE_SUFFIX) and name[: -len(FILE_SUFFIX)].isdigit()
         )
         previous_size = 0
         for position, number in enumerate(numbers):
@@ -363,7 +365,8 @@ def _replay_file(
             if not last or _marker_after(data, offset, token):
                 raise StorageError(
                     "XX001",
-                    f"log file {path} is damaged at offset {offset}: bad record before durable data",
+                    f"log file {path} is damaged at offset {offset}: "
+                    "bad record before durable data",
                 )
             break
         offset += RECORD_HEADER_BYTES + len(record.payload)

@@ -10,20 +10,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from shardb import limits
+from shardb._core.memload import put_framed, put_many
 from shardb._core.memscan import scan_batches
 from shardb._core.memtable import TS_MAX, MemTable
-from shardb._core.rowcodec import RowLayout as Layout
+from shardb._core.rowcodec import RowLayout
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from typing_extensions import Buffer
 
 
 class Tablet:
-    """Versions of rows by key, in a layout. Invariant: a key's versions have ascending timestamps."""
+    """Versions of rows by key, in one layout. A key's versions have ascending timestamps."""
 
     __slots__ = ("layout", "memtable", "range_id", "table_id")
 
-    def __init__(self, range_id: int, table_id: int, layout: Layout) -> None:
+    def __init__(self, range_id: int, table_id: int, layout: RowLayout) -> None:
         self.range_id = range_id
         self.table_id = table_id
         self.layout = layout
@@ -45,12 +47,23 @@ class Tablet:
 
     def apply_framed(self, keys: bytes, rows: bytes | None, count: int, commit_ts: int) -> None:
         """The same for `count` items of `u32 length, bytes`; `rows` None deletes the keys."""
-        self.memtable.put_framed(keys, rows, count, commit_ts)
+        put_framed(self.memtable, keys, rows, count, commit_ts)
+
+    def apply_many(
+        self,
+        keys: Buffer,
+        key_offsets: Buffer,
+        rows: Buffer | None,
+        row_offsets: Buffer | None,
+        commit_ts: int,
+    ) -> None:
+        """The same for concatenated keys and rows with their offsets (4- or 8-byte integers)."""
+        put_many(self.memtable, keys, key_offsets, rows, row_offsets, commit_ts)
 
     def cursor(
         self, start: bytes = b"", end: bytes = b"", ts: int = TS_MAX, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes, int]]:
-        """(key, row, commit_ts) of `[start, end)` at `ts` in key order; empty `end`: to the last."""
+        """(key, row, commit_ts) of `[start, end)` at `ts`; an empty `end` is no bound."""
         return self.memtable.cursor(start, end, ts, reverse)
 
     def scan(

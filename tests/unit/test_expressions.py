@@ -195,7 +195,7 @@ letters = st.text(alphabet="ab%_\\é", max_size=7)
 @given(letters, letters)
 def test_like(text: str, pattern: str) -> None:
     """LIKE is the regular expression it stands for."""
-    expression: str | None = ""
+    expression = ""
     rest = iter(pattern)
     for ch in rest:
         if ch == "\\":

@@ -247,9 +247,13 @@ def test_interval_of_another_type(
     for number in ids:
         [(key, row)] = insert.insert(insert.param_layout.encode([number]))
         memtable.put(key, row, 1)
-    side = "low" if low else "high"
-    key = Key(**{side: Param(NUMERIC, 0), f"{side}_inclusive": inclusive})
-    p = Program(ProgramSpec(1, 1, "select", (NUMERIC,), key=key, output=(Col(INT2, 0),)), table)
+    if low:
+        interval = Key(low=Param(NUMERIC, 0), low_inclusive=inclusive)
+    else:
+        interval = Key(high=Param(NUMERIC, 0), high_inclusive=inclusive)
+    p = Program(
+        ProgramSpec(1, 1, "select", (NUMERIC,), key=interval, output=(Col(INT2, 0),)), table
+    )
     data, _, _ = p.select(memtable, NEWEST, p.param_layout.encode([value]), b"")
     chosen = [
         n

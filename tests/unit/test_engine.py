@@ -1,0 +1,155 @@
+"""The engine: its directory, recovery of tablets, and what survives a killed process."""
+
+from __future__ import annotations
+
+import os
+import queue
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shardb._core.rowcodec import RowLayout
+from shardb.env import SystemFiles, SystemRng
+from shardb.errors import StorageError
+from shardb.storage.engine import Engine
+from shardb.storage.log import LogRecord
+from shardb.types import TypeCode
+
+LAYOUT = RowLayout(1, [(int(TypeCode.INT8), -1)])
+PUT = 1
+
+
+def replay(engine: Engine, record: LogRecord) -> None:
+    """A toy of the node's: the payload is a key, the record's index its value and timestamp."""
+    tablet = engine.install(record.range_id, 1, LAYOUT)
+    tablet.apply([(record.payload, LAYOUT.encode([record.index]))], record.index)
+
+
+def opened(
+    path: Path, notify: Callable[[Callable[[], None]], object] = lambda call: None
+) -> Engine:
+    def fatal(error: StorageError) -> None:
+        raise error
+
+    return Engine(str(path), SystemFiles(), SystemRng(), replay, notify, fatal)
+
+
+def test_tablets_come_back_and_indexes_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "not" / "there" / "yet"
+    told: list[StorageError | None] = []
+    engine = opened(path)
+    assert engine.append(4, PUT, b"a", told.append) == 1
+    assert engine.append(9, PUT, b"b", told.append) == 1
+    assert engine.append(4, PUT, b"c", told.append) == 2
+    engine.close()
+    assert told == [None] * 3
+    engine = opened(path)
+    assert {key: list(tablet.cursor()) for key, tablet in engine.tablets.items()} == {
+        (4, 1): [(b"a", LAYOUT.encode([1]), 1), (b"c", LAYOUT.encode([2]), 2)],
+        (9, 1): [(b"b", LAYOUT.encode([1]), 1)],
+    }
+    assert engine.append(4, PUT, b"d", told.append) == 3
+    assert engine.last_index(9) == 1
+    assert engine.counters()["rows"] == 3
+    engine.drop(4, 1)
+    engine.drop(4, 1)
+    assert list(engine.tablets) == [(9, 1)]
+    engine.close()
+
+
+def test_a_second_opener_is_refused(tmp_path: Path) -> None:
+    engine = opened(tmp_path)
+    with pytest.raises(StorageError, match="in use by another process") as caught:
+        opened(tmp_path)
+    assert caught.value.sqlstate == "55006"
+    engine.close()
+    opened(tmp_path).close()
+
+
+def test_a_newer_format_is_refused_and_lets_go(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    (tmp_path / "FORMAT").write_text("2\n")
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"has format 2, this shardb reads up to 1"):
+            opened(tmp_path)
+    (tmp_path / "FORMAT").write_text("what\n")
+    with pytest.raises(StorageError, match="does not hold a format number"):
+        opened(tmp_path)
+
+
+def test_a_damaged_log_is_refused_by_name_and_offset(tmp_path: Path) -> None:
+    engine = opened(tmp_path)
+    engine.append(1, PUT, b"k" * 50, lambda error: None)
+    engine.close()
+    file = tmp_path / "log" / "000001.log"
+    content = bytearray(file.read_bytes())
+    content[content.index(b"k" * 50)] ^= 1
+    file.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"000001\.log is damaged at offset \d+") as caught:
+            opened(tmp_path)
+        assert caught.value.sqlstate == "XX001"
+
+
+def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="could not open data directory"):
+        opened(tmp_path / "file" / "data")
+
+
+WRITER = """
+import queue, sys
+from shardb.env import SystemFiles, SystemRng
+from shardb.storage.engine import Engine
+
+calls = queue.SimpleQueue()
+engine = Engine(sys.argv[1], SystemFiles(), SystemRng(), lambda e, r: None, calls.put, sys.exit)
+index = engine.last_index(1)
+while True:
+    for _ in range(7):
+        index += 1
+        key = b"%d" % index
+        engine.append(1, 1, key, lambda error, key=key: print(key.decode(), flush=True))
+    calls.get()()
+"""
+
+
+def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
+    seed = int(os.environ.get("SEED", random.randrange(1 << 32)))
+    print(f"SEED={seed}")
+    rng = random.Random(seed)
+    acknowledged = 0
+    for _ in range(4):
+        child = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout is not None
+        for _ in range(rng.randrange(1, 400)):
+            acknowledged = int(child.stdout.readline())
+        child.send_signal(signal.SIGKILL)
+        for line in child.stdout.read().splitlines():
+            acknowledged = int(line)
+        child.wait()
+        engine = opened(tmp_path)
+        assert engine.last_index(1) >= acknowledged
+        found = {int(key) for key, _, _ in engine.tablets[1, 1].cursor()}
+        assert found == set(range(1, engine.last_index(1) + 1))
+        engine.close()
+
+
+def test_close_tells_the_callbacks_itself(tmp_path: Path) -> None:
+    told: list[StorageError | None] = []
+    calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+    engine = opened(tmp_path, calls.put)
+    for _ in range(100):
+        engine.append(1, PUT, b"k", told.append)
+    engine.close()
+    assert told == [None] * 100
+    while not calls.empty():
+        calls.get()()
+    assert told == [None] * 100
