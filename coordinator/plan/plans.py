@@ -22,7 +22,11 @@ class RowPlan:
     """A row program on one table.
 
     `tag` is the CommandComplete text with `{}` for the row count (`INSERT 0 {}`).
-    The leading `len(program.params)` parameters are the statement's own, in order.
+    `program.params` are the statement's own parameters, in order, then one for each of `extras`,
+    which the session fills in: `now` (timestamptz, the transaction's start) and `rowid` (int8, the
+    first of `rowids` consecutive fresh row ids; row i of the insert adds i itself).
+    `fallback` does the same in the engine: it must be used when the key interval meets more than
+    one range and the result cannot be had by concatenating theirs (aggregates, limit, offset).
     """
 
     program: ProgramSpec
@@ -30,6 +34,9 @@ class RowPlan:
     columns: tuple[OutColumn, ...]
     tag: str
     catalog_version: int
+    extras: tuple[str, ...] = ()
+    rowids: int = 0
+    fallback: QueryPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +44,7 @@ class ScanStage:
     """Rows of one table gathered from its ranges under the engine name `alias`.
 
     `key_low` / `key_high`: encoded key interval (high empty = to the end), narrowed at run time by
-    `key_program` if it depends on parameters. `filter` is engine SQL over `c<position>` columns with
+    `key_program` (a select whose `interval` or `points` give it) if there is one. `filter` is engine SQL over `c<position>` columns with
     `$1` style parameters allowed. `columns` are table positions; the gathered table has them as
     `c<position>`.
     """
@@ -49,6 +56,7 @@ class ScanStage:
     key_high: bytes
     filter: str
     with_key: bool = False
+    key_program: ProgramSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +64,8 @@ class QueryPlan:
     """Scans beside the data, then `sql` in the final stage over the gathered tables.
 
     `catalog_tables` are virtual tables (pg_class ...) the engine needs, by name.
-    `params` are the parameter types; `$1` in `sql` and filters is bound by value.
+    `params` are the parameter types, the statement's own and then `extras` as in RowPlan; `$1` in
+    `sql` is bound by value, `coordinator.sql.literals.fill_parameters` does it for scan filters.
     """
 
     sql: str
@@ -66,13 +75,15 @@ class QueryPlan:
     columns: tuple[OutColumn, ...]
     tag: str
     catalog_version: int
+    extras: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class WritePlan:
     """DML by query: `query` yields for each row the key, its version and the new values.
 
-    kind `insert`: the query's columns are all columns of the table in order.
+    kind `insert`: the query's columns are all columns of the table in order, `c<position>`; a hidden
+    rowid column is NULL there and filled in by the session.
     kind `update`: `_key`, `_ts`, then all columns with their new values; the primary key may change.
     kind `delete`: `_key`, `_ts` (and all columns if RETURNING).
     `returning` is engine SQL over the written rows (`c<position>`, table name `written`), or empty.
@@ -92,7 +103,9 @@ class UtilityPlan:
     """Everything that is not a query: `kind` names the handler, `args` are its frozen arguments.
 
     kinds: begin commit rollback set show reset discard create_table drop_table truncate
-    add_primary_key copy_from explain vacuum analyze empty.
+    add_primary_key copy_from explain vacuum analyze empty, and savepoint release rollback_to
+    prepare execute deallocate set_transaction. The arguments of each are listed in
+    `coordinator.sql.utility`; DDL kinds carry a value of `coordinator.ddl`.
     """
 
     kind: str

@@ -61,10 +61,15 @@ class Participant(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hello(Message, frozen=True, tag=True):
-    """First message on a connection: who speaks and which protocol version."""
+    """First message on a connection: who speaks and which protocol version.
+
+    `issued`: from a coordinator, an oracle timestamp issued after the connection was made. A range
+    serves nothing before one arrives: it bounds all reads its node's former life has served.
+    """
 
     peer: str
     protocol: int
+    issued: int = 0
 
 
 class RegisterProgram(Message, frozen=True, tag=True):
@@ -78,7 +83,8 @@ class RegisterProgram(Message, frozen=True, tag=True):
 class Execute(Message, frozen=True, tag=True):
     """Runs a registered program on one range.
 
-    `formats`: result format of each output column (0 text, 1 binary), or one for all, or none (text).
+    `formats`: result format of each output column (0 text, 1 binary), or one for all, or none
+    (text).
     `commit`: commit in one phase with the statement (autocommit; `txn` then has state_id 0).
     `read_ts` 0: a lone read of the newest committed versions (selects), the newest version under
     lock (point writes). `txn` None is allowed for selects only.

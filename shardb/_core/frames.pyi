@@ -1,0 +1,26 @@
+from collections.abc import Sequence
+from typing import Any
+
+from typing_extensions import Buffer
+
+def pack_execute(request_id: int, message: Any) -> bytes: ...
+def pack_rows(
+    request_id: int, data: bytes, rows: int, state_id: int, commit_ts: int, newest_ts: int
+) -> bytes: ...
+def pack_frame(request_id: int, kind: int, body: bytes) -> bytes: ...
+
+class FrameReader:
+    def __init__(
+        self, execute_class: Any, txn_ref_class: Any, rows_class: Any, limit: int
+    ) -> None: ...
+    def feed(self, data: bytes) -> list[tuple[int, int, Any]]: ...
+
+def join_items(items: Sequence[bytes]) -> bytes: ...
+def split_items(data: bytes, count: int) -> list[bytes]: ...
+def split_by_range(
+    keys: Buffer,
+    key_offsets: Buffer,
+    rows: Buffer | None,
+    row_offsets: Buffer | None,
+    starts: Sequence[bytes],
+) -> list[tuple[int, list[int] | None, bytes, bytes]]: ...

@@ -1,0 +1,108 @@
+"""How messages become frames and back; the byte layout is in docs/formats/rpc.md.
+
+Every body is the msgpack of one message of `shardb.rpc.messages`, but for Execute and Rows, whose
+bodies `shardb._core.frames` packs, and credit, which is a plain number.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from shardb import limits
+from shardb._core.frames import FrameReader, pack_execute, pack_frame, pack_rows
+from shardb.rpc import messages as m
+
+PROTOCOL_VERSION: Final = 1
+
+REQUEST: Final = 1  # to the server
+REPLY: Final = 2  # to the client, the last word on its request
+EXECUTE: Final = 3
+ROWS: Final = 4
+ITEM: Final = 5  # one message of a stream; the stream ends with a REPLY
+CREDIT: Final = 6  # the client takes so many more items
+CANCEL: Final = 7  # the client has no use for the rest
+
+Request = (
+    m.Hello
+    | m.RegisterProgram
+    | m.Execute
+    | m.Write
+    | m.Scan
+    | m.CommitOne
+    | m.Prepare
+    | m.Decide
+    | m.Rollback
+    | m.QueryOutcome
+    | m.InstallTable
+    | m.DropTable
+    | m.Status
+)
+Reply = (
+    m.Ack
+    | m.Failure
+    | m.Rows
+    | m.Written
+    | m.Chunk
+    | m.StreamEnd
+    | m.Prepared
+    | m.Committed
+    | m.Outcome
+    | m.StatusReply
+)
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_request_decoder: Final = msgspec.msgpack.Decoder(Request)
+_reply_decoder: Final = msgspec.msgpack.Decoder(Reply)
+
+
+def new_reader() -> FrameReader:
+    """A reader for one connection."""
+    return FrameReader(m.Execute, m.TxnRef, m.Rows, limits.RPC_MESSAGE_MAX_BYTES)
+
+
+def encode_request(request_id: int, message: m.Message) -> bytes:
+    """The frame of a request."""
+    if type(message) is m.Execute:
+        return pack_execute(request_id, message)
+    return pack_frame(request_id, REQUEST, _encoder.encode(message))
+
+
+def encode_reply(request_id: int, message: m.Message) -> bytes:
+    """The frame of a final reply."""
+    if type(message) is m.Rows:
+        return pack_rows(
+            request_id,
+            message.data,
+            message.rows,
+            message.state_id,
+            message.commit_ts,
+            message.newest_ts,
+        )
+    return pack_frame(request_id, REPLY, _encoder.encode(message))
+
+
+def encode_item(request_id: int, message: m.Message) -> bytes:
+    """The frame of one message of a stream."""
+    return pack_frame(request_id, ITEM, _encoder.encode(message))
+
+
+def encode_credit(request_id: int, items: int) -> bytes:
+    """The frame that lets the server send so many more items."""
+    return pack_frame(request_id, CREDIT, items.to_bytes(4, "little"))
+
+
+def encode_cancel(request_id: int) -> bytes:
+    """The frame that ends a stream early."""
+    return pack_frame(request_id, CANCEL, b"")
+
+
+def decode_request(body: bytes) -> m.Message:
+    """The request in a REQUEST frame; msgspec.DecodeError if it is none."""
+    return _request_decoder.decode(body)
+
+
+def decode_reply(body: bytes) -> m.Message:
+    """The message in a REPLY or ITEM frame; msgspec.DecodeError if it is none."""
+    return _reply_decoder.decode(body)

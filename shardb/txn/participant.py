@@ -1,0 +1,499 @@
+"""One range's part in transactions: timestamps, states, commits and outcomes (PROTOCOL 1-6, 10).
+
+No I/O, clock or randomness of its own: what happens comes in by method calls, and goes out through
+`Host` (persist, apply) and reply callbacks. A reply that promises something is only given from a
+`persist` callback.
+
+Invariants:
+- a timestamp assigned here exceeds every read served before and every version it replaces;
+- from the step that assigns a timestamp until the outcome is applied, the transaction is in
+  `prepared`, and readers at or above that timestamp wait for it;
+- per transaction, the first of {prepared, aborted, committed in one phase} in the log is final.
+
+An abort for an error of a statement is not logged: connections neither duplicate nor reorder, and a
+lost answer is asked for with QueryOutcome, which logs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from shardb.errors import SqlError, StorageError
+from shardb.rpc import messages as m
+from shardb.txn import oracle, records
+from shardb.txn.locks import LockTable
+from shardb.txn.records import LockedKey, Section
+from shardb.txn.state import (
+    ACTIVE,
+    COMMITTING,
+    DONE,
+    PREPARED,
+    PREPARING,
+    KeySet,
+    Reply,
+    State,
+)
+
+Done = Callable[[StorageError | None], None]
+FORGET_AFTER: Final = oracle.from_ms(10 * 60 * 1000)  # PROTOCOL 2: at least ten minutes behind
+ABORTED_TS: Final = 0
+
+
+class Host(Protocol):
+    """The range's surroundings."""
+
+    def persist(self, kind: int, payload: bytes, done: Done) -> None:
+        """Appends to the range's log; `done` follows, in the order of the appends."""
+
+    def apply(self, table_id: int, overlay: dict[bytes, bytes | None], commit_ts: int) -> None:
+        """Makes rows visible from `commit_ts` on."""
+
+    def apply_section(self, section: Section, commit_ts: int) -> None:
+        """The same for framed rows."""
+
+    def new_key_set(self) -> KeySet:
+        """An empty set of keys."""
+
+    def new_state_id(self) -> int:
+        """A random number, not 0."""
+
+    def prepared(self, participant: Participant, state: State) -> None:
+        """A transaction is prepared here: the outcome has to come, or be asked for."""
+
+
+def aborted_failure(message: str, sqlstate: str = "40001") -> m.Failure:
+    """A refusal after which the transaction certainly has no effect."""
+    return m.Failure(sqlstate, message, aborted=True)
+
+
+class Participant:
+    """The transactions of one range. `locks` is shared by the ranges of a node."""
+
+    def __init__(self, range_id: int, host: Host, locks: LockTable) -> None:
+        self.range_id = range_id
+        self.host = host
+        self.locks = locks
+        self.states: dict[bytes, State] = {}
+        self.prepared: dict[bytes, State] = {}
+        self.bulk_writers: list[State] = []
+        self.max_read_ts = 0
+        self.newest_commit_ts = 0
+        self.known_issued = 0
+        self._outcomes: dict[bytes, int] = {}  # commit_ts, 0 if aborted; forgotten after a while
+        self._ages: dict[bytes, int] = {}
+        self._decided: dict[bytes, int] = {}  # two-phase commits, until all have acknowledged
+
+    # --- timestamps and reads
+
+    def fence(self, issued: int) -> None:
+        """A fresh oracle timestamp, above every read a former life of this range has served."""
+        self.max_read_ts = max(self.max_read_ts, issued)
+        self.known_issued = max(self.known_issued, issued)
+
+    def note(self, known_issued: int) -> None:
+        """Learns the newest oracle timestamp."""
+        if known_issued > self.known_issued:
+            self.known_issued = known_issued
+
+    def read_at(self, read_ts: int, floor: int) -> int:
+        """Raises `max_read_ts` for a read and returns its timestamp; 0 asks for a lone read's."""
+        ts = read_ts or max(self.newest_commit_ts, floor)
+        if ts > self.max_read_ts:
+            self.max_read_ts = ts
+        return ts
+
+    def blocking(
+        self,
+        table_id: int,
+        keys: Sequence[bytes] | None,
+        interval: tuple[bytes, bytes] | None,
+        read_ts: int,
+        own: State | None,
+    ) -> State | None:
+        """A prepared transaction whose outcome a read has to wait for, or None.
+
+        The read is of `keys`, or of the interval. `read_ts` 0 waits for all prepared on them.
+        """
+        for state in self.prepared.values():
+            if state is own or (read_ts and state.min_commit_ts > read_ts):
+                continue
+            if keys is not None:
+                if any(state.writes_key(table_id, key) for key in keys):
+                    return state
+            elif interval is not None and state.writes_interval(table_id, *interval):
+                return state
+        return None
+
+    # --- states
+
+    def enter(self, txn: m.TxnRef, owner: object) -> State | m.Failure | None:
+        """The state a statement belongs to, made if asked for; None: abort has to be recorded."""
+        state = self.states.get(txn.txn_id)
+        if txn.state_id == 0 and state is None:
+            if txn.txn_id in self._outcomes or txn.txn_id in self._decided:
+                return aborted_failure("the transaction has ended")
+            if txn.txn_ts and txn.txn_ts <= self.known_issued - FORGET_AFTER:
+                return aborted_failure("the transaction is too old to begin on a shard")
+            state = State(txn.txn_id, self.host.new_state_id(), owner)
+            self.states[txn.txn_id] = state
+            return state
+        if state is None or state.state_id != txn.state_id or state.phase != ACTIVE:
+            return None
+        return state
+
+    def refuse(self, txn_id: bytes, txn_ts: int, message: str, reply: Reply) -> None:
+        """Records abort for a transaction without (the right) state here, and says so."""
+        state = self.states.get(txn_id)
+        if state is not None and state.phase != ACTIVE:
+            reply(m.Failure("40001", message))
+            return
+        if self._outcomes.get(txn_id) == ABORTED_TS:
+            reply(aborted_failure(message))
+            return
+        if txn_id in self._outcomes or txn_id in self._decided:
+            reply(m.Failure("25000", "the transaction has been committed"))
+            return
+        if state is not None:
+            self.drop(state)
+        self._remember(txn_id, ABORTED_TS, txn_ts or self.known_issued)
+        payload = records.encode_outcome(txn_id, txn_ts)
+
+        def durable(error: StorageError | None) -> None:
+            if error is not None:
+                reply(m.Failure(error.sqlstate, error.message))
+            else:
+                reply(aborted_failure(message))
+
+        self.host.persist(records.ABORT, payload, durable)
+
+    def drop(self, state: State) -> None:
+        """Ends an undecided, unprepared state without effect: its locks go."""
+        assert state.phase == ACTIVE, state.phase
+        self._end(state)
+
+    def lose(self, owner: object) -> None:
+        """A connection is gone: its unprepared transactions end."""
+        for state in list(self.states.values()):
+            if state.owner is owner:
+                if state.phase == ACTIVE:
+                    self.drop(state)
+                else:
+                    state.owner = None
+
+    def rollback(self, message: m.Rollback) -> m.Message:
+        """Drops a state, or takes back its later statements."""
+        state = self.states.get(message.txn_id)
+        if state is None or state.state_id != message.state_id or state.phase != ACTIVE:
+            return aborted_failure("the transaction is not known here")
+        if message.statement:
+            state.undo(message.statement)
+        else:
+            self._remember(state.txn_id, ABORTED_TS, self.known_issued)
+            self.drop(state)
+        return m.Ack()
+
+    # --- commit
+
+    def commit_one(
+        self,
+        state: State,
+        floor: int,
+        known_issued: int,
+        done: Callable[[int, StorageError | None], None],
+    ) -> None:
+        """Commits everything a state has here. `done(commit_ts, None)` once it is durable.
+
+        Nothing is logged for a transaction that wrote nothing.
+        """
+        self.note(known_issued)
+        commit_ts = self._assign(state, floor)
+        if not state.has_writes:
+            self._end(state)
+            done(commit_ts, None)
+            return
+        if len(state.log) == 1 and not state.bulk:
+            _, table_id, key, row, _ = state.log[0]
+            sections = [records.Section(
+                table_id,
+                1,
+                len(key).to_bytes(4, "little") + key,
+                None if row is None else len(row).to_bytes(4, "little") + row,
+            )]
+        else:
+            sections = state.sections()
+        payload = records.encode_commit(state.txn_id, commit_ts, sections)
+        state.phase = COMMITTING
+        state.min_commit_ts = commit_ts
+        self.prepared[state.txn_id] = state
+
+        def durable(error: StorageError | None) -> None:
+            if error is not None:
+                self._remember(state.txn_id, ABORTED_TS, commit_ts)
+                self._end(state)
+                done(0, error)
+                return
+            self._apply(state, commit_ts)
+            self._remember(state.txn_id, commit_ts, commit_ts)
+            self._end(state)
+            done(commit_ts, None)
+
+        self.host.persist(records.COMMIT, payload, durable)
+
+    def commit_message(self, message: m.CommitOne, reply: Reply) -> None:
+        """Carries out CommitOne."""
+        txn = message.txn
+        state = self.states.get(txn.txn_id)
+        known = self._outcomes.get(txn.txn_id)
+        if known and state is None:
+            reply(m.Committed(known))
+            return
+        if state is None or state.state_id != txn.state_id or state.phase != ACTIVE:
+            self.refuse(txn.txn_id, txn.txn_ts, "the transaction was lost by a shard", reply)
+            return
+        try:
+            state.keep(message.statements)
+        except SqlError as error:
+            self.refuse(txn.txn_id, txn.txn_ts, error.message, reply)
+            return
+
+        def done(commit_ts: int, error: StorageError | None) -> None:
+            if error is not None:
+                reply(m.Failure(error.sqlstate, error.message, aborted=True))
+            else:
+                reply(m.Committed(commit_ts))
+
+        self.commit_one(state, message.floor, message.known_issued, done)
+
+    def prepare(self, message: m.Prepare, reply: Reply) -> None:
+        """Carries out Prepare: phase one of a commit over several ranges."""
+        txn = message.txn
+        state = self.states.get(txn.txn_id)
+        if state is not None and state.state_id == txn.state_id and state.phase != ACTIVE:
+            self._answer_prepared(state, reply)
+            return
+        if state is None and txn.txn_id in self._decided:
+            reply(m.Prepared(self._decided[txn.txn_id]))
+            return
+        if state is None or state.state_id != txn.state_id:
+            self.refuse(txn.txn_id, txn.txn_ts, "the transaction was lost by a shard", reply)
+            return
+        try:
+            state.keep(message.statements)
+        except SqlError as error:
+            self.refuse(txn.txn_id, txn.txn_ts, error.message, reply)
+            return
+        self.note(message.known_issued)
+        state.participants = message.participants
+        state.min_commit_ts = self._assign(state, message.floor)
+        state.phase = PREPARING
+        self.prepared[txn.txn_id] = state
+        payload = records.encode_prepare(
+            records.Prepare(
+                txn.txn_id,
+                state.state_id,
+                state.min_commit_ts,
+                message.participants,
+                _locks_without_writes(state),
+                state.sections(),
+            )
+        )
+
+        def durable(error: StorageError | None) -> None:
+            if error is not None:
+                self._remember(txn.txn_id, ABORTED_TS, self.known_issued)
+                after, state.after = state.after, []
+                self._end(state)
+                reply(m.Failure(error.sqlstate, error.message, aborted=True))
+                for call in after:
+                    call()
+                return
+            state.phase = PREPARED
+            self.host.prepared(self, state)
+            reply(m.Prepared(state.min_commit_ts))
+            after, state.after = state.after, []
+            for call in after:
+                call()
+
+        self.host.persist(records.PREPARE, payload, durable)
+
+    def decide(self, txn_id: bytes, commit_ts: int, reply: Reply) -> None:
+        """Carries out the outcome of a prepared transaction; the answer follows its record.
+
+        A commit is applied before its record is durable: all participants are prepared, so that
+        recovery can only find the same outcome.
+        """
+        state = self.states.get(txn_id)
+        if state is None:
+            reply(m.Ack())
+            return
+        if state.phase == PREPARING:
+            state.after.append(lambda: self.decide(txn_id, commit_ts, reply))
+            return
+        if state.phase == ACTIVE and commit_ts == 0:
+            self.refuse(txn_id, 0, "the transaction was rolled back", lambda _: reply(m.Ack()))
+            return
+        assert state.phase == PREPARED, state.phase
+        assert commit_ts == 0 or commit_ts >= state.min_commit_ts, (commit_ts, state.min_commit_ts)
+
+        def durable(error: StorageError | None) -> None:
+            if error is None:
+                reply(m.Ack())
+            else:
+                # Applied all the same; after a restart recovery decides it again.
+                reply(m.Failure(error.sqlstate, error.message))
+
+        self.host.persist(records.DECIDE, records.encode_outcome(txn_id, commit_ts), durable)
+        if commit_ts:
+            self._apply(state, commit_ts)
+            self._decided[txn_id] = commit_ts
+        else:
+            self._remember(txn_id, ABORTED_TS, self.known_issued)
+        self._end(state)
+
+    def query(self, message: m.QueryOutcome, reply: Reply) -> None:
+        """Says what became of a transaction here; with `record`, no trace becomes an abort."""
+        txn_id = message.txn_id
+        state = self.states.get(txn_id)
+        if state is not None:
+            if state.phase in (COMMITTING, PREPARING):
+                call = state.after if state.phase == PREPARING else state.waiters
+                call.append(lambda: self.query(message, reply))
+                return
+            if state.phase == PREPARED:
+                reply(m.Outcome("prepared", state.min_commit_ts))
+                return
+        else:
+            commit_ts = self._decided.get(txn_id, self._outcomes.get(txn_id))
+            if commit_ts is not None:
+                reply(m.Outcome("committed" if commit_ts else "aborted", commit_ts))
+                return
+        if not message.record:
+            reply(m.Outcome("unknown", 0))
+            return
+
+        def refused(answer: m.Message) -> None:
+            certain = isinstance(answer, m.Failure) and answer.aborted
+            reply(m.Outcome("aborted", 0) if certain else answer)
+
+        self.refuse(txn_id, 0, "the transaction was aborted by recovery", refused)
+
+    # --- after a restart
+
+    def restore_commit(self, record: records.Commit) -> None:
+        """Replays a one-phase commit."""
+        for section in record.sections:
+            self.host.apply_section(section, record.commit_ts)
+        self._raise(record.commit_ts)
+        self._remember(record.txn_id, record.commit_ts, record.commit_ts)
+
+    def restore_prepare(self, record: records.Prepare) -> None:
+        """Replays a prepare: the transaction is in doubt until an outcome follows."""
+        state = State(record.txn_id, record.state_id, None)
+        state.phase = PREPARED
+        state.min_commit_ts = record.min_commit_ts
+        state.participants = record.participants
+        for section in record.sections:
+            keys = records_items(section.keys, section.count)
+            rows: Sequence[bytes | None] = (
+                [None] * section.count
+                if section.rows is None
+                else records_items(section.rows, section.count)
+            )
+            for key, row in zip(keys, rows, strict=True):
+                state.put(0, section.table_id, key, row)
+                self.locks.try_acquire(state, (section.table_id, key), True)
+        for locked in record.locks:
+            self.locks.try_acquire(state, (locked.table_id, locked.key), locked.exclusive)
+        self.states[record.txn_id] = state
+        self.prepared[record.txn_id] = state
+
+    def restore_outcome(self, record: records.Outcome, kind: int) -> None:
+        """Replays a decide or abort record."""
+        commit_ts = record.ts if kind == records.DECIDE else ABORTED_TS
+        state = self.states.get(record.txn_id)
+        if state is not None:
+            if commit_ts:
+                self._apply(state, commit_ts)
+            self._end(state)
+        if commit_ts:
+            self._decided[record.txn_id] = commit_ts
+        else:
+            self._remember(record.txn_id, ABORTED_TS, self.newest_commit_ts)
+
+    def forget(self, txn_ids: Sequence[bytes]) -> None:
+        """All participants have acknowledged these: their outcomes may age."""
+        for txn_id in txn_ids:
+            commit_ts = self._decided.pop(txn_id, None)
+            if commit_ts is not None:
+                self._remember(txn_id, commit_ts, commit_ts)
+
+    # --- inner workings
+
+    def _assign(self, state: State, floor: int) -> int:
+        ts = max(self.max_read_ts, floor, state.floor) + 1
+        # Each request brings a fresh oracle timestamp, so this cannot happen (PROTOCOL 1).
+        assert ts < self.known_issued + oracle.STEP, (ts, self.known_issued)
+        return ts
+
+    def _apply(self, state: State, commit_ts: int) -> None:
+        for table_id, overlay in state.overlays.items():
+            self.host.apply(table_id, overlay, commit_ts)
+        for table_id, bulk in state.bulk.items():
+            for _, count, keys, rows in bulk.chunks:
+                self.host.apply_section(Section(table_id, count, keys, rows), commit_ts)
+        self._raise(commit_ts)
+
+    def _raise(self, commit_ts: int) -> None:
+        if commit_ts > self.newest_commit_ts:
+            self.newest_commit_ts = commit_ts
+        if commit_ts > self.max_read_ts:
+            self.max_read_ts = commit_ts
+
+    def _end(self, state: State) -> None:
+        """Releases locks and wakes whoever waits for the outcome."""
+        state.phase = DONE
+        self.states.pop(state.txn_id, None)
+        self.prepared.pop(state.txn_id, None)
+        if state.bulk:
+            self.bulk_writers = [other for other in self.bulk_writers if other is not state]
+        waiters, state.waiters = state.waiters, []
+        for granted in self.locks.release_all(state):
+            granted()
+        for wake in waiters:
+            wake()
+
+    def _answer_prepared(self, state: State, reply: Reply) -> None:
+        if state.phase == PREPARED:
+            reply(m.Prepared(state.min_commit_ts))
+        else:
+            state.after.append(lambda: self._answer_prepared(state, reply))
+
+    def _remember(self, txn_id: bytes, commit_ts: int, age: int) -> None:
+        self._outcomes[txn_id] = commit_ts
+        self._ages[txn_id] = age
+        if len(self._outcomes) % 4096 == 0:
+            horizon = self.known_issued - FORGET_AFTER
+            for old in list(self._ages):
+                if self._ages[old] > horizon:
+                    break
+                del self._ages[old]
+                del self._outcomes[old]
+
+
+def records_items(data: bytes, count: int) -> list[bytes]:
+    """The items of a section read from the log."""
+    from shardb._core.frames import split_items
+
+    try:
+        return split_items(data, count)
+    except ValueError as error:
+        raise StorageError("XX001", f"a log record is damaged: {error}") from error
+
+
+def _locks_without_writes(state: State) -> tuple[LockedKey, ...]:
+    return tuple(
+        LockedKey(table_id, key, exclusive)
+        for (table_id, key), exclusive in state.held.items()
+        if key not in state.overlays.get(table_id, ())
+    )

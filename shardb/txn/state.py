@@ -1,0 +1,189 @@
+"""What a transaction has on one range before its outcome: buffered writes, locks, statements.
+
+Writes are numbered by statement so that failed statements and savepoints take back theirs. Few rows
+are kept row by row (`overlay`, seen by the transaction's own reads); large batches stay as the framed
+bytes they came in, with a memtable-like set of their keys that stands for their row locks.
+
+Invariant: a table's writes are all in its overlay or all in bulk, never in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+from shardb._core.frames import join_items, split_items
+from shardb.errors import SqlError
+from shardb.rpc.messages import Message, Participant
+from shardb.txn.locks import Key
+from shardb.txn.records import Section
+
+ACTIVE: Final = "active"
+COMMITTING: Final = "committing"  # one phase, in flight: counts as prepared
+PREPARING: Final = "preparing"  # prepare record in flight: counts as prepared
+PREPARED: Final = "prepared"
+DONE: Final = "done"
+
+Reply = Callable[[Message], None]
+
+
+class _Missing:
+    """Marks that a key had no earlier write of the transaction."""
+
+
+MISSING: Final = _Missing()
+Previous = bytes | None | _Missing
+
+
+class KeySet(Protocol):
+    """A set of keys (a memtable of deletions): presence is `newest(key) is not None`."""
+
+    @property
+    def entries(self) -> int: ...
+    def newest(self, key: bytes) -> tuple[bytes | None, int] | None: ...
+    def put_framed(self, keys: bytes, rows: bytes | None, count: int, commit_ts: int) -> None: ...
+
+
+class Bulk:
+    """Large inserts into one table: (statement, count, keys, rows) and the set of all their keys."""
+
+    __slots__ = ("chunks", "keys")
+
+    def __init__(self, keys: KeySet) -> None:
+        self.keys = keys
+        self.chunks: list[tuple[int, int, bytes, bytes]] = []
+
+
+class State:
+    """One transaction on one range."""
+
+    __slots__ = (
+        "after",
+        "bulk",
+        "floor",
+        "held",
+        "last_reply",
+        "last_statement",
+        "log",
+        "min_commit_ts",
+        "overlays",
+        "owner",
+        "participants",
+        "phase",
+        "read_floor",
+        "running",
+        "state_id",
+        "statements",
+        "txn_id",
+        "waiters",
+    )
+
+    def __init__(self, txn_id: bytes, state_id: int, owner: object) -> None:
+        self.txn_id = txn_id
+        self.state_id = state_id
+        self.owner = owner  # the connection it came over, opaque; None after a restart
+        self.phase = ACTIVE
+        self.statements: set[int] = set()
+        self.running = 0  # the statement being carried out, 0 if none
+        self.last_statement = 0
+        self.last_reply: Message | None = None
+        self.floor = 0  # the largest commit_ts read, locked or overwritten
+        self.read_floor = 0
+        self.log: list[tuple[int, int, bytes, bytes | None, Previous]] = []
+        self.overlays: dict[int, dict[bytes, bytes | None]] = {}
+        self.bulk: dict[int, Bulk] = {}
+        self.held: dict[Key, bool] = {}
+        self.min_commit_ts = 0
+        self.participants: tuple[Participant, ...] = ()
+        self.waiters: list[Callable[[], None]] = []  # called once the outcome is applied
+        self.after: list[Callable[[], None]] = []  # called once the record in flight is durable
+
+    @property
+    def has_writes(self) -> bool:
+        return bool(self.log) or bool(self.bulk)
+
+    def put(self, statement: int, table_id: int, key: bytes, row: bytes | None) -> None:
+        """Buffers a write; None deletes. REQUIRES: the key is locked, the table has no bulk."""
+        overlay = self.overlays.get(table_id)
+        if overlay is None:
+            overlay = self.overlays[table_id] = {}
+        self.log.append((statement, table_id, key, row, overlay.get(key, MISSING)))
+        overlay[key] = row
+
+    def overlay(self, table_id: int) -> dict[bytes, bytes | None] | None:
+        """The transaction's own writes to a table by key, or None; bulk is unpacked first."""
+        if table_id in self.bulk:
+            self.unpack(table_id)
+        return self.overlays.get(table_id)
+
+    def unpack(self, table_id: int) -> None:
+        """Moves a table's bulk writes into its overlay. Their keys stay locked by the key set."""
+        bulk = self.bulk[table_id]
+        chunks, bulk.chunks = bulk.chunks, []
+        for statement, count, keys, rows in chunks:
+            pairs = zip(split_items(keys, count), split_items(rows, count), strict=True)
+            for key, row in pairs:
+                self.put(statement, table_id, key, row)
+
+    def undo(self, statement: int) -> None:
+        """Takes back the writes of all statements after `statement`; locks stay."""
+        log = self.log
+        while log and log[-1][0] > statement:
+            _, table_id, key, _, previous = log.pop()
+            overlay = self.overlays[table_id]
+            if isinstance(previous, _Missing):
+                del overlay[key]
+            else:
+                overlay[key] = previous
+        for bulk in self.bulk.values():
+            bulk.chunks = [chunk for chunk in bulk.chunks if chunk[0] <= statement]
+        self.statements = {number for number in self.statements if number <= statement}
+
+    def keep(self, statements: Iterable[int]) -> None:
+        """Drops the writes of all statements but these; 40001 if one of these is missing here."""
+        live = set(statements)
+        if not live <= self.statements:
+            raise SqlError("40001", "a statement of the transaction did not reach a shard")
+        if live == self.statements:
+            return
+        kept = [entry for entry in self.log if entry[0] in live]
+        self.log = []
+        self.overlays = {}
+        for number, table_id, key, row, _ in kept:
+            self.put(number, table_id, key, row)
+        for bulk in self.bulk.values():
+            bulk.chunks = [chunk for chunk in bulk.chunks if chunk[0] in live]
+        self.statements = live
+
+    def sections(self) -> list[Section]:
+        """The writes as a log record has them."""
+        out = []
+        for table_id, overlay in self.overlays.items():
+            keys = [key for key, row in overlay.items() if row is not None]
+            rows = [row for row in overlay.values() if row is not None]
+            if keys:
+                out.append(Section(table_id, len(keys), join_items(keys), join_items(rows)))
+            gone = [key for key, row in overlay.items() if row is None]
+            if gone:
+                out.append(Section(table_id, len(gone), join_items(gone), None))
+        for table_id, bulk in self.bulk.items():
+            for _, count, framed_keys, framed_rows in bulk.chunks:
+                out.append(Section(table_id, count, framed_keys, framed_rows))
+        return out
+
+    def writes_key(self, table_id: int, key: bytes) -> bool:
+        """True if the outcome may change this key."""
+        overlay = self.overlays.get(table_id)
+        if overlay is not None and key in overlay:
+            return True
+        bulk = self.bulk.get(table_id)
+        return bulk is not None and bulk.keys.newest(key) is not None
+
+    def writes_interval(self, table_id: int, low: bytes, high: bytes) -> bool:
+        """True if the outcome may change a key of `[low, high)`; empty `high`: to the last."""
+        if table_id in self.bulk:
+            return True
+        overlay = self.overlays.get(table_id)
+        if not overlay:
+            return False
+        return any(key >= low and (not high or key < high) for key in overlay)
