@@ -220,7 +220,7 @@ class Executor:
     def _bound(self, stage: Any, plan: QueryPlan, values: Sequence[Any]) -> Any:
         """The scan with its parameters filled in and its key interval narrowed."""
         if stage.filter and values:
-            stage = replace(stage, filter=fill_parameters(stage.filter, plan.params, values))
+            stage = replace(stage, filter=fill_parameters(stage.filter, values))
         if stage.key_program is not None:
             program = self.plans.program_of(stage.key_program)
             low, high = self._narrowed(program, plan.params, values)

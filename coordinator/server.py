@@ -171,13 +171,38 @@ class Server:
         self.threads.shutdown(wait=False, cancel_futures=True)
 
 
+class _LoopTools:
+    """The event loop as the cluster uses it; keeps background tasks alive and reports failures."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def background(self, work: Coroutine[Any, Any, None]) -> object:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a background task failed", exc_info=error)
+
+    def waiter(self) -> asyncio.Future[None]:
+        return self._loop.create_future()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
 async def serve(meta: str, host: str, port: int) -> None:
     """Runs a coordinator until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    cluster = Cluster(meta, f"{host}:{port}")
+    cluster = Cluster(meta, f"{host}:{port}", _LoopTools(loop))
     await cluster.start()
     server = Server(cluster.executor, loop)
     try:

@@ -165,7 +165,7 @@ class Session:
             self._fatal(error)
         finally:
             self._running = False
-        if self.out:
+        if self.out and not self.busy:
             self.flush()
         if self._paused and not self.busy and not self._write_paused:
             self._paused = False

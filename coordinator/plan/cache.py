@@ -20,6 +20,7 @@ from shardb._core.rowcodec import RowLayout
 from shardb.errors import SqlError
 from shardb.meta.descriptors import Table
 from shardb.program import ProgramSpec, TypeRef
+from shardb.types import TypeCode
 
 _KIND_OIDS: Final = {0x69: 23, 0x6C: 20, 0x6E: 1700, 0x73: 705}  # i l n s
 _EXACT_TEXT_MAX_BYTES: Final = 64 * limits.KIB  # a longer one is compiled anew each time
@@ -79,7 +80,7 @@ class Entry:
         self.tag_tail: str | None = tail if brace else None
         self._complete_one = messages.command_complete(compiled.plan.tag.replace("{}", "1"))
         self._descriptions: dict[bytes, bytes] = {}
-        self._oids = [types.oid_of(ref.code) for ref in compiled.params]
+        self._oids = [types.TYPES[TypeCode(ref.code)].oid for ref in compiled.params]
         self.param_description = messages.parameter_description(self._oids)
 
     def complete(self, rows: int) -> bytes:
@@ -109,8 +110,8 @@ def describe(columns: tuple[OutColumn, ...], formats: bytes) -> bytes:
                 column.name,
                 column.table_oid,
                 column.attnum,
-                types.oid_of(column.type.code),
-                types.typlen_of(column.type.code),
+                types.TYPES[TypeCode(column.type.code)].oid,
+                types.TYPES[TypeCode(column.type.code)].length,
                 column.type.typmod,
             )
             for column in columns

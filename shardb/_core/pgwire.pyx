@@ -124,6 +124,8 @@ cdef class FrontendBuffer:
             return 0
         head = self.data + self.start
         length = _be32(head + 1)
+        if head[0] == 0:
+            raise CoreError("08P01", "invalid frontend message type 0")
         if length < 4:
             raise CoreError("08P01", "invalid message length")
         if length > self.limit:
