@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+import pyarrow as pa
+
 from coordinator.catalog import Catalog
 from coordinator.sql import typesystem as ts
 from shardb.program import TypeRef
@@ -28,6 +30,8 @@ class VirtualTable:
     oid: int
 
 
+_ARROW: Final = {ts.INT8.code: pa.int64(), ts.TEXT.code: pa.string(), ts.BOOL.code: pa.bool_(),
+                 ts.INT2.code: pa.int16(), ts.INT4.code: pa.int32(), ts.FLOAT4.code: pa.float32()}
 _OID, _TEXT, _BOOL, _I2, _I4 = ts.INT8, ts.TEXT, ts.BOOL, ts.INT2, ts.INT4
 
 
@@ -159,10 +163,10 @@ def _columns(catalog: Catalog) -> list[tuple[Any, ...]]:
 
 
 def _table(
-    oid: int, schema: str, name: str, rows: Callable[[Catalog], list[tuple[Any, ...]]],
-    **columns: TypeRef,
+    table_oid: int, schema: str, table_name: str,
+    rows: Callable[[Catalog], list[tuple[Any, ...]]], /, **columns: TypeRef,
 ) -> VirtualTable:
-    return VirtualTable(name, schema, tuple(columns.items()), rows, oid)
+    return VirtualTable(table_name, schema, tuple(columns.items()), rows, table_oid)
 
 
 _P, _IS = "pg_catalog", "information_schema"
@@ -222,6 +226,17 @@ TABLES: Final[dict[str, VirtualTable]] = {
                numeric_precision=_I4, numeric_scale=_I4, udt_name=_TEXT),
     )
 }
+
+
+def arrow_table(name: str, catalog: Catalog) -> pa.Table:
+    """The rows of a virtual table as Arrow, its columns called `c0`, `c1` … for the engine."""
+    virtual = TABLES[name]
+    rows = virtual.rows(catalog)
+    arrays = [
+        pa.array([row[at] for row in rows], type=_ARROW[ref.code])
+        for at, (_, ref) in enumerate(virtual.columns)
+    ]
+    return pa.table(arrays, names=[f"c{at}" for at in range(len(arrays))])
 
 
 def find(name: str, schema: str) -> VirtualTable | None:
