@@ -1,4 +1,4 @@
-# The row encoding: one row of a table (or one parameter vector) as bytes.
+# The row format: one row of a table (or one parameter vector) as bytes.
 #
 #   u16 schema_version | null bitmap, ceil(n/8) bytes, bit set = NULL | fixed region | u32 end offset
 #   of each variable column, counted from the end of these offsets | the variable bytes
@@ -41,3 +41,10 @@ cdef Py_ssize_t row_size(const Layout* layout, const Datum* values) noexcept nog
 cdef void row_put(const Layout* layout, const Datum* values, char* out) noexcept nogil
 # 0 if `row` of `length` bytes is well-formed for `layout`, else -1. For bytes from outside.
 cdef int row_check(const Layout* layout, const char* row, Py_ssize_t length) noexcept nogil
+
+# Puts `d` at the column's scale and length (typmod), so that row_size and row_put take it:
+# 0, or -1 with 22003 / 22001 set. Numerics of another scale are rounded.
+from shardb._core.buffer cimport Arena, Buf
+cdef int row_fit(const Layout* layout, int index, Datum* d, Arena* arena) noexcept nogil
+# Appends the row of `values` to `out`.
+cdef void row_append(const Layout* layout, const Datum* values, Buf* out) noexcept nogil

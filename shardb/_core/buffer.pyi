@@ -1,0 +1,1 @@
+"""Byte buffers and errors of compiled code: nothing for Python callers."""

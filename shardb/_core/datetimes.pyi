@@ -1,0 +1,1 @@
+"""Calendar arithmetic of compiled code: nothing for Python callers."""

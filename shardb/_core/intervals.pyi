@@ -1,0 +1,1 @@
+"""Interval input of compiled code: nothing for Python callers."""

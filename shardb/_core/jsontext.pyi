@@ -1,0 +1,1 @@
+"""JSON text of compiled code: nothing for Python callers."""

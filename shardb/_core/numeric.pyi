@@ -1,0 +1,1 @@
+"""Exact decimals of compiled code: nothing for Python callers."""

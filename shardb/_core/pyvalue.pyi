@@ -1,0 +1,1 @@
+"""Python values of SQL values for compiled code: nothing for Python callers."""
