@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
+from shardb.engine.fragments import FragmentEngine
+
 from coordinator.catalog import Catalog
 from coordinator.ddl_exec import DdlExecutor
 from coordinator.executor import Executor
@@ -23,7 +25,6 @@ from coordinator.sql.compiler import Compiler
 from coordinator.txn_driver import TxnDriver
 from shardb import limits
 from shardb._core.rowprog import Program
-from shardb.engine.fragments import FragmentEngine
 from shardb.errors import SqlError
 from shardb.meta import schema
 from shardb.meta.registration import Registration
@@ -239,5 +240,3 @@ class Cluster:
         executor = getattr(self, "executor", None)
         if executor is not None:
             executor.plans.use(Compiler(catalog))
-
-

@@ -18,7 +18,7 @@ from shardb.errors import SqlError
 from shardb.meta.descriptors import Table
 
 if TYPE_CHECKING:
-    from coordinator.session import Session
+    from coordinator.conversation import Conversation
     from coordinator.sql.utility import CopyFrom
 
 CHUNK_BYTES: Final = limits.MIB  # parsed and written at a time
@@ -72,7 +72,7 @@ class CopyInbox:
             self._waiter.set_result(None)
 
 
-async def copy_from(executor: Executor, session: Session, spec: CopyFrom) -> int:
+async def copy_from(executor: Executor, session: Conversation, spec: CopyFrom) -> int:
     """Runs one COPY FROM STDIN in the session's task; the number of rows."""
     table = executor.catalog.table(spec.table_id)
     reader = make_reader(table, spec, executor, await _defaults(executor, session, table, spec))
@@ -95,7 +95,7 @@ async def copy_from(executor: Executor, session: Session, spec: CopyFrom) -> int
 
 async def _load(
     executor: Executor,
-    session: Session,
+    session: Conversation,
     table: Table,
     reader: CopyReader,
     inbox: CopyInbox,
@@ -131,9 +131,7 @@ async def _load(
     return count
 
 
-def make_reader(
-    table: Table, spec: CopyFrom, executor: Executor, defaults: bytes
-) -> CopyReader:
+def make_reader(table: Table, spec: CopyFrom, executor: Executor, defaults: bytes) -> CopyReader:
     """The reader for a COPY's columns and options."""
     rowid = table.primary_key[0] if table.has_hidden_key else -1
     not_null = [
@@ -161,9 +159,7 @@ def make_reader(
     )
 
 
-async def _defaults(
-    executor: Executor, session: Session, table: Table, spec: CopyFrom
-) -> bytes:
+async def _defaults(executor: Executor, session: Conversation, table: Table, spec: CopyFrom) -> bytes:
     """A row with the defaults of the columns that the data lacks, evaluated once."""
     layout = TableWriter(table).layout
     values: list[bytes | None] = [None] * len(table.columns)

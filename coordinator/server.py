@@ -56,9 +56,7 @@ class Connection(asyncio.Protocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._transport.set_write_buffer_limits(high=limits.CLIENT_SEND_BUFFER_MAX_BYTES)
         executor = self._server.executor
-        self._session = Session(
-            executor, self, executor.new_process_id(), secrets.randbits(31)
-        )
+        self._session = Session(executor, self, executor.new_process_id(), secrets.randbits(31))
         self.data_received = self._session.data_received  # type: ignore[method-assign]
         self._server.connections.add(self)
 

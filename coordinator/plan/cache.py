@@ -65,7 +65,7 @@ class Entry:
         self.returns_rows = compiled.returns_rows
         self.catalog_version = version
         self.program = program
-        self.row_plan = isinstance(compiled.plan, RowPlan)
+        self.row_plan = compiled.plan if isinstance(compiled.plan, RowPlan) else None
         self.param_count = len(compiled.params)
         self.width = len(compiled.columns)
         self.extras: tuple[str, ...] = _extras_of(compiled.plan)
@@ -256,5 +256,3 @@ def _reads_only(plan: Plan) -> bool:
     if isinstance(plan, RowPlan):
         return plan.program.kind == "select" and not plan.program.locking
     return not isinstance(plan, WritePlan)
-
-
