@@ -7,13 +7,20 @@ from __future__ import annotations
 
 
 class CoreError(ValueError):
-    """An error for the client, found in compiled code."""
+    """An error for the client, found in compiled code.
 
-    def __init__(self, sqlstate: str, message: str, detail: str = "") -> None:
+    `row` and `column` are the 0-based place in a batch that it was found at, -1 if there is none.
+    """
+
+    def __init__(
+        self, sqlstate: str, message: str, detail: str = "", row: int = -1, column: int = -1
+    ) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
         self.message = message
         self.detail = detail
+        self.row = row
+        self.column = column
 
     def __str__(self) -> str:
         return f"{self.sqlstate}: {self.message}"

@@ -74,9 +74,7 @@ cdef int datum_cmp(const Datum* a, const Datum* b) noexcept nogil
 # Holds a value to `typmod` in place: numeric rounding (22003), varchar/bpchar length (22001 unless
 # `explicit_cast`, which cuts), bpchar padding, fractions of seconds.
 cdef int datum_apply_typmod(Datum* d, int typmod, bint explicit_cast, Arena* arena) noexcept nogil
-# -1, or the offset of the first byte that is not valid UTF-8 (or is NUL).
-cdef Py_ssize_t utf8_check(const char* s, Py_ssize_t n) noexcept nogil
-cdef const char* type_name(int type) noexcept nogil
+from shardb._core.scalars cimport type_name, utf8_check
 # Microseconds that an interval compares as (a month is 30 days).
 cdef i128 interval_total(int32_t months, int32_t days, int64_t us) noexcept nogil
 

@@ -1,6 +1,9 @@
 """The row encoding: rows and parameter vectors as bytes."""
 
+from array import array
 from collections.abc import Sequence
+
+import pyarrow as pa
 
 class RowLayout:
     """The layout of rows of one schema version; `types` is a sequence of (type_code, typmod)."""
@@ -13,3 +16,4 @@ class RowLayout:
     def check(self, row: bytes) -> None: ...
     def encode_params(self, formats: Sequence[int], values: Sequence[bytes | None]) -> bytes: ...
     def encode_text(self, values: Sequence[bytes | None]) -> bytes: ...
+    def encode_arrow(self, batch: pa.RecordBatch) -> tuple[bytes, array[int]]: ...

@@ -1,12 +1,15 @@
 """The row encoding (docs/formats/row.md): rows and parameter vectors as bytes."""
 
+from array import array
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
+from shardb._core.arrowread cimport ArrowBatch, arrow_get
 from shardb._core.buffer cimport (
-    arena_free, arena_init, buf_bytes, buf_free, buf_init, buf_reserve, core_fail, get_be16,
+    arena_free, arena_init, arena_reset, buf_bytes, buf_free, buf_init, buf_reserve, core_fail, get_be16,
     raise_core,
 )
 from shardb._core.coreerror import CoreError
@@ -295,6 +298,47 @@ cdef class RowLayout:
     def encode_text(self, values) -> bytes:
         """A row of values in text form (None is NULL)."""
         return self.encode_params((), values)
+
+
+    def encode_arrow(self, batch) -> tuple:
+        """Many rows from a pyarrow.RecordBatch with a column for each of the layout's, in order.
+
+        Returns (row bytes, offsets as array 'Q'); row i is data[offsets[i]:offsets[i + 1]]. Works
+        without the GIL. An error carries the `row` and `column` it was found at.
+        """
+        cdef ArrowBatch cells = ArrowBatch(batch, self.types)
+        cdef Row row = Row(self, self.c.columns)
+        cdef Buf out
+        cdef int64_t at = 0
+        cdef int i = 0
+        cdef int why = 0
+        ends = array("Q", bytes(8 * (cells.rows + 1)))
+        cdef uint64_t[::1] end = ends
+        buf_init(&out)
+        try:
+            with nogil:
+                for at in range(cells.rows):
+                    for i in range(self.c.columns):
+                        why = arrow_get(&cells.column[i], at, &row.values[i], &row.arena)
+                        if why == 0 and self.c.column[i].typmod < 0:
+                            why = row_fit(&self.c, i, &row.values[i], &row.arena)
+                        if why != 0:
+                            break
+                    if why != 0:
+                        break
+                    row_append(&self.c, row.values, &out)
+                    end[at + 1] = out.len
+                    arena_reset(&row.arena)
+            if why != 0:
+                try:
+                    raise_core()
+                except CoreError as error:
+                    error.row = at
+                    error.column = i
+                    raise
+            return buf_bytes(&out), ends
+        finally:
+            buf_free(&out)
 
 
 cdef inline int row_take(RowLayout layout, Row row, int i, int format, bytes value) except -1:

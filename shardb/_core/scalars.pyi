@@ -1,0 +1,1 @@
+"""The text of scalar values for compiled code: nothing for Python callers."""
