@@ -1,5 +1,6 @@
 """Builds the Cython extensions of `shardb/_core`; everything else is in pyproject.toml."""
 
+import os
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -16,10 +17,13 @@ extensions = [
     for source in sorted(CORE.glob("*.pyx"))
 ]
 
+CORES = len(os.sched_getaffinity(0))
+
 setup(
+    options={"build_ext": {"parallel": CORES}},
     ext_modules=cythonize(
         extensions,
-        nthreads=2,
+        nthreads=CORES,
         compiler_directives={
             "language_level": "3",
             "boundscheck": False,

@@ -1,4 +1,4 @@
-"""Every bound of the system with its unit in its name; relations between them are asserted below."""
+"""Every bound of the system, its unit in its name; relations between them are asserted below."""
 
 from __future__ import annotations
 

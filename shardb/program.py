@@ -4,7 +4,8 @@ The coordinator compiles a bound statement to a `ProgramSpec`, registers it on s
 afterwards sends only parameters. `shardb._core.rowprog.Program` executes it. Expressions are typed:
 the binder has inserted every cast, so that the arguments of an operator have the types it takes.
 
-Parameters travel as one row in the row encoding whose columns are `params` (see docs/formats/row.md).
+Parameters travel as one row in the row encoding whose columns are `params`
+(see docs/formats/row.md).
 """
 
 from __future__ import annotations

@@ -44,9 +44,9 @@ cdef extern from *:
     int mul64 "shardb_mul64"(int64_t a, int64_t b, int64_t* r) noexcept nogil
 
 cdef int64_t DAY_US = 86400000000
-# PostgreSQL's timestamps lie within 4713 BC and 294276 AD; here counted from 1970.
+# PostgreSQL's timestamps begin in 4713 BC; counted from 1970 they end in 294247 AD, with int64.
 cdef int64_t TIMESTAMP_LOW_US = -210866803200000000
-cdef int64_t TIMESTAMP_END_US = 9224318016000000000
+cdef int64_t TIMESTAMP_END_US = INT64_MAX
 cdef int64_t DATE_LOW = -2440588
 cdef int64_t DATE_END = 2145042541 + 10957
 
@@ -379,6 +379,11 @@ cdef int temporal_arith(int op, int type, const Datum* a, const Datum* b, Datum*
                 return bad_timestamp()
             return add_interval(r, b, sign, &out.i)
         if b.type == T_DATE:
+            if (
+                a.i == DATE_INFINITY or a.i == DATE_MINUS_INFINITY
+                or b.i == DATE_INFINITY or b.i == DATE_MINUS_INFINITY
+            ):
+                return core_fail(b"22008", b"cannot subtract infinite dates")
             return int_arith(ARITH_SUB, type, a.i, b.i, out)
         if a.i == DATE_INFINITY or a.i == DATE_MINUS_INFINITY:
             out.i = a.i

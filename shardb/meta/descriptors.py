@@ -50,7 +50,7 @@ class Table(msgspec.Struct, frozen=True):
 
 
 class Group(msgspec.Struct, frozen=True):
-    """Tables split at the same points; `key_columns` of the shared prefix as (type_code, typmod)."""
+    """Tables that are split at the same points of a shared key prefix."""
 
     id: int
     table_ids: tuple[int, ...]

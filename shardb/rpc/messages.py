@@ -83,7 +83,8 @@ class RegisterProgram(Message, frozen=True, tag=True):
 class Execute(Message, frozen=True, tag=True):
     """Runs a registered program on one range.
 
-    `formats`: result format of each output column (0 text, 1 binary), or one for all, or none (text).
+    `formats`: result format of each output column (0 text, 1 binary), or one for all, or none
+    (text).
     `commit`: commit in one phase with the statement (autocommit; `txn` then has state_id 0).
     `read_ts` 0: a lone read of the newest committed versions (selects), the newest version under
     lock (point writes). `txn` None is allowed for selects only.

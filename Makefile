@@ -1,0 +1,50 @@
+# Everything runs in .venv, which the first target to need it makes.
+#   make start   a cluster in the foreground, data under ./shardb-data   (ARGS="--shards 4 ...")
+#   make test    all tests                                              (ARGS="-k copy ...")
+#   make lint    ruff, mypy, import-linter
+#   make bench   the benchmarks; needs PostgreSQL's own programs        (ARGS="--scale 10 ...")
+
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := setup.py $(wildcard shardb/_core/*.pyx shardb/_core/*.pxd shardb/_core/*.h)
+
+.PHONY: start test lint bench build format clean
+
+start: build
+	@exec $(BIN)/shardb start $(ARGS)
+
+test: build
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: build
+	$(BIN)/python -m bench.oltp $(ARGS)
+	$(BIN)/python -m bench.tpch $(ARGS)
+
+build: .venv/built
+
+.venv/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "shardb needs Python 3.11 or newer: make PYTHON=python3.x" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --upgrade pip 'setuptools>=77' 'cython>=3.1,<4'
+	@touch $@
+
+.venv/installed: .venv/made pyproject.toml
+	$(BIN)/python -m pip install -q --no-build-isolation -e '.[dev]'
+	@touch $@
+
+.venv/built: .venv/installed $(SOURCES)
+	$(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info shardb/_core/*.so shardb/_core/*.c

@@ -1,0 +1,175 @@
+"""COPY … FROM STDIN: data of the client in bounded chunks, parsed to rows, written through locks.
+
+Everything is written in one transaction (the session's, or one of the COPY's own), so a bad line
+leaves nothing behind. While one chunk is on its way to the shards the next one is parsed.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from coordinator.executor import Executor, TableWriter
+from coordinator.ports import Shell, Txn, Waiter
+from shardb import limits
+from shardb._core.copytext import CopyReader
+from shardb.errors import SqlError
+from shardb.meta.descriptors import Table
+
+if TYPE_CHECKING:
+    from coordinator.session import Session
+    from coordinator.sql.utility import CopyFrom
+
+CHUNK_BYTES: Final = limits.MIB  # parsed and written at a time
+INBOX_MAX_BYTES: Final = 4 * limits.MIB  # received and not yet parsed: above it the client waits
+
+
+class CopyInbox:
+    """CopyData messages between the session, which puts them, and the COPY, which takes them."""
+
+    def __init__(self, shell: Shell, wants: Callable[[], None]) -> None:
+        self._shell = shell
+        self._wants = wants
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._ended = False
+        self._error: SqlError | None = None
+        self._waiter: Waiter | None = None
+
+    def put(self, data: bytes) -> bool:
+        """Takes data; False if no more is wanted for now."""
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size >= CHUNK_BYTES:
+            self._wake()
+        return self._size < INBOX_MAX_BYTES
+
+    def finish(self, error: SqlError | None) -> None:
+        """The client is done, or has failed."""
+        self._ended = True
+        self._error = error
+        self._wake()
+
+    async def take(self) -> bytes | None:
+        """A chunk, or None at the end. Raises what the client's CopyFail says."""
+        while not self._ended and self._size < CHUNK_BYTES:
+            self._wants()
+            self._waiter = self._shell.waiter()
+            await self._waiter
+        if self._error is not None:
+            raise self._error
+        if not self._parts:
+            return None
+        data = b"".join(self._parts)
+        self._parts.clear()
+        self._size = 0
+        self._wants()
+        return data
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+async def copy_from(executor: Executor, session: Session, spec: CopyFrom) -> int:
+    """Runs one COPY FROM STDIN in the session's task; the number of rows."""
+    table = executor.catalog.table(spec.table_id)
+    reader = make_reader(table, spec, executor, await _defaults(executor, session, table, spec))
+    inbox = session.copy_begin(len(spec.columns))
+    own = session.txn is None and session.status != b"T"
+    txn = session.txn if session.txn is not None else executor.driver.begin()
+    if not own:
+        session.txn = txn
+    try:
+        count = await _load(executor, session, table, reader, inbox, txn)
+        session.copy_end()
+        if own:
+            await executor.driver.commit(txn)
+    except BaseException:
+        if own:
+            executor.roll_back_later(txn)
+        raise
+    return count
+
+
+async def _load(
+    executor: Executor,
+    session: Session,
+    table: Table,
+    reader: CopyReader,
+    inbox: CopyInbox,
+    txn: Txn,
+) -> int:
+    writer = TableWriter(table)
+    count = 0
+    under_way: Any = None
+    try:
+        while True:
+            data = await inbox.take()
+            rows, packed = await session.shell.in_thread(reader.feed, data or b"", data is None)
+            offsets = array("Q")
+            offsets.frombytes(packed)
+            if under_way is not None:
+                written, under_way = under_way, None
+                await written
+            if len(offsets) > 1:
+                count += len(offsets) - 1
+                keys, key_offsets = writer.keys(rows, offsets)
+                under_way = session.shell.gather(
+                    [
+                        executor.driver.write_encoded(
+                            txn, table.id, "insert", keys, key_offsets, rows, offsets
+                        )
+                    ]
+                )
+            if data is None:
+                break
+    finally:
+        if under_way is not None:
+            await under_way
+    return count
+
+
+def make_reader(
+    table: Table, spec: CopyFrom, executor: Executor, defaults: bytes
+) -> CopyReader:
+    """The reader for a COPY's columns and options."""
+    rowid = table.primary_key[0] if table.has_hidden_key else -1
+    not_null = [
+        at
+        for at, column in enumerate(table.columns)
+        if (column.not_null or at in table.primary_key) and at != rowid
+    ]
+    return CopyReader(
+        TableWriter(table).layout,
+        table.name,
+        [column.name for column in table.columns],
+        spec.columns,
+        not_null,
+        defaults,
+        csv=spec.csv,
+        delimiter=spec.delimiter.encode(),
+        quote=spec.quote.encode(),
+        escape=spec.escape.encode(),
+        null=spec.null.encode(),
+        header=spec.header,
+        force_null=spec.force_null,
+        force_not_null=spec.force_not_null,
+        rowid=rowid,
+        next_rowid=executor.rowids.take(1) if rowid >= 0 else 0,
+    )
+
+
+async def _defaults(
+    executor: Executor, session: Session, table: Table, spec: CopyFrom
+) -> bytes:
+    """A row with the defaults of the columns that the data lacks, evaluated once."""
+    layout = TableWriter(table).layout
+    values: list[bytes | None] = [None] * len(table.columns)
+    for at, column in enumerate(table.columns):
+        if column.default is not None and at not in spec.columns:
+            values[at] = await executor.evaluate(
+                session, column.default, column.type_code, column.typmod
+            )
+    return layout.encode_text(values)

@@ -1,0 +1,269 @@
+"""Utility statements: transaction control, parameters, COPY, EXPLAIN, and the way to DDL.
+
+`run_now` carries out what needs no waiting, within the turn that read the message; what it declines
+(None) `run` does in the session's task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from coordinator.copy_in import copy_from
+from coordinator.executor import Executor, Outcome, complete
+from coordinator.pgwire import messages
+from coordinator.plan.cache import describe
+from coordinator.plan.plans import UtilityPlan
+from shardb.errors import SqlError, unsupported
+
+if TYPE_CHECKING:
+    from coordinator.session import Session
+
+_DDL: Final = frozenset({"create_table", "drop_table", "truncate", "add_primary_key"})
+
+
+@dataclass(slots=True)
+class UtilityResult:
+    """Messages before the result (notices, parameter status), its rows, and its tag."""
+
+    tag: str
+    rows: list[bytes] = field(default_factory=list)
+    description: bytes = b""
+    before: list[bytes] = field(default_factory=list)
+
+
+def run_now(session: Session, plan: UtilityPlan) -> UtilityResult | None:
+    """Runs the statement if nothing has to be waited for."""
+    handler = _NOW.get(plan.kind)
+    return None if handler is None else handler(session, plan)
+
+
+async def run(executor: Executor, session: Session, plan: UtilityPlan) -> Outcome:
+    """Runs a statement that waits for shards, the store or the client."""
+    kind = plan.kind
+    if kind == "commit":
+        return await _commit(executor, session)
+    if kind == "rollback":
+        txn, session.txn = session.txn, None
+        end_block(session)
+        if txn is not None:
+            await executor.driver.rollback(txn)
+        return Outcome(None, complete("ROLLBACK"))
+    if kind == "rollback_to":
+        return await _rollback_to(executor, session, plan)
+    if kind == "copy_from":
+        count = await copy_from(executor, session, plan.args[0])  # type: ignore[arg-type]
+        return Outcome(None, complete(f"COPY {count}"))
+    if kind in _DDL:
+        if session.read_only:
+            raise SqlError(
+                "25006", f"cannot execute {plan.tag} in a read-only transaction"
+            )
+        return Outcome(None, complete(await executor.ddl.run(session, plan)))
+    raise unsupported(plan.tag or kind)
+
+
+async def _commit(executor: Executor, session: Session) -> Outcome:
+    txn, session.txn = session.txn, None
+    end_block(session)
+    assert txn is not None
+    await executor.driver.commit(txn)
+    return Outcome(None, complete("COMMIT"))
+
+
+async def _rollback_to(executor: Executor, session: Session, plan: UtilityPlan) -> Outcome:
+    name = str(plan.args[0])
+    at = session.savepoint_index(name)
+    mark = session.savepoints[at][1]
+    del session.savepoints[at + 1 :]
+    if session.txn is not None:
+        await executor.driver.rollback_to(session.txn, mark)
+    session.status = b"T"
+    return Outcome(None, complete("ROLLBACK"))
+
+
+def end_block(session: Session) -> None:
+    """Leaves the transaction block."""
+    session.status = b"I"
+    session.implicit = False
+    session.read_only = False
+    session.savepoints.clear()
+    session.txn_start_us = 0
+    for name, value in session.settings.end_transaction():
+        session.out.append(messages.parameter_status(name, value))
+
+
+def warning(sqlstate: str, text: str) -> bytes:
+    """A NoticeResponse of level WARNING."""
+    return messages.notice_response(SqlError(sqlstate, text))
+
+
+# --- transaction control
+
+
+def _begin(session: Session, plan: UtilityPlan) -> UtilityResult:
+    result = UtilityResult(plan.tag)
+    if session.status == b"T":
+        result.before.append(warning("25001", "there is already a transaction in progress"))
+        return result
+    _transaction_modes(session, plan.args)
+    session.status = b"T"
+    session.implicit = False
+    session.txn_start_us = session.executor.now_us()
+    return result
+
+
+def _transaction_modes(session: Session, args: Sequence[object]) -> None:
+    """Isolation level and access mode, as `coordinator.sql.utility` gives them."""
+    isolation, read_only = (str(args[0] or ""), args[1]) if len(args) > 1 else ("", None)
+    if not isolation:
+        isolation = session.settings.get("default_transaction_isolation")
+    if isolation in ("repeatable read", "serializable"):
+        raise unsupported(f"isolation level {isolation.upper()}", "Use READ COMMITTED.")
+    if read_only is None:
+        read_only = session.settings.get("default_transaction_read_only") == "on"
+    session.read_only = bool(read_only)
+
+
+def _commit_now(session: Session, plan: UtilityPlan) -> UtilityResult | None:
+    if session.status == b"E":
+        session.abandon()
+        end_block(session)
+        return UtilityResult("ROLLBACK")
+    if session.txn is not None:
+        return None
+    result = UtilityResult("COMMIT")
+    if session.status == b"I":
+        result.before.append(warning("25P01", "there is no transaction in progress"))
+    end_block(session)
+    return result
+
+
+def _rollback_now(session: Session, plan: UtilityPlan) -> UtilityResult | None:
+    if session.txn is not None:
+        return None
+    result = UtilityResult("ROLLBACK")
+    if session.status == b"I":
+        result.before.append(warning("25P01", "there is no transaction in progress"))
+    end_block(session)
+    return result
+
+
+def _set_transaction(session: Session, plan: UtilityPlan) -> UtilityResult:
+    _transaction_modes(session, plan.args)
+    return UtilityResult(plan.tag)
+
+
+def _savepoint(session: Session, plan: UtilityPlan) -> UtilityResult:
+    if session.status != b"T":
+        raise SqlError("25P01", "SAVEPOINT can only be used in transaction blocks")
+    if session.txn is None:
+        session.txn = session.driver.begin()
+    session.savepoints.append((str(plan.args[0]), session.driver.mark(session.txn)))
+    return UtilityResult(plan.tag)
+
+
+def _release(session: Session, plan: UtilityPlan) -> UtilityResult:
+    del session.savepoints[session.savepoint_index(str(plan.args[0])) :]
+    return UtilityResult(plan.tag)
+
+
+# --- parameters
+
+
+def _set(session: Session, plan: UtilityPlan) -> UtilityResult:
+    name, value, local = str(plan.args[0]), plan.args[1], bool(plan.args[2])
+    result = UtilityResult(plan.tag)
+    told = session.settings.set(name, None if value is None else str(value), local)
+    if told is not None:
+        result.before.append(messages.parameter_status(canonical(name), told))
+    return result
+
+
+def canonical(name: str) -> str:
+    """A parameter's name as PostgreSQL writes it."""
+    from coordinator.settings import PARAMETERS
+
+    found = PARAMETERS.get(name.lower())
+    return name if found is None else found.name
+
+
+def _show(session: Session, plan: UtilityPlan) -> UtilityResult:
+    name = str(plan.args[0])
+    if name.lower() == "all":
+        rows = [
+            messages.data_row([key.encode(), value.encode(), b""])
+            for key, value in session.settings.everything()
+        ]
+    else:
+        rows = [messages.data_row([session.settings.shown(name).encode()])]
+    return UtilityResult(plan.tag, rows, describe(plan.columns, b""))
+
+
+def _reset(session: Session, plan: UtilityPlan) -> UtilityResult:
+    name = str(plan.args[0])
+    result = UtilityResult(plan.tag)
+    if name.lower() == "all":
+        for key, value in session.settings.reset_all():
+            result.before.append(messages.parameter_status(key, value))
+        return result
+    told = session.settings.set(name, None)
+    if told is not None:
+        result.before.append(messages.parameter_status(canonical(name), told))
+    return result
+
+
+def _discard(session: Session, plan: UtilityPlan) -> UtilityResult:
+    what = str(plan.args[0]).lower() if plan.args else "all"
+    result = UtilityResult(plan.tag)
+    if what == "all":
+        if session.status != b"I":
+            raise SqlError("25001", "DISCARD ALL cannot run inside a transaction block")
+        session.prepared.clear()
+        session.portals.clear()
+        for key, value in session.settings.reset_all():
+            result.before.append(messages.parameter_status(key, value))
+    return result
+
+
+def _deallocate(session: Session, plan: UtilityPlan) -> UtilityResult:
+    name = plan.args[0] if plan.args else None
+    if name is None:
+        session.prepared.clear()
+    elif session.prepared.pop(str(name).encode(), None) is None:
+        raise SqlError("26000", f'prepared statement "{name}" does not exist')
+    return UtilityResult(plan.tag)
+
+
+# --- the rest
+
+
+def _explain(session: Session, plan: UtilityPlan) -> UtilityResult:
+    lines: Sequence[Any] = plan.args[0]  # type: ignore[assignment]
+    rows = [messages.data_row([str(line).encode()]) for line in lines]
+    return UtilityResult(plan.tag, rows, describe(plan.columns, b""))
+
+
+def _nothing(session: Session, plan: UtilityPlan) -> UtilityResult:
+    return UtilityResult(plan.tag)
+
+
+_NOW: Final[dict[str, Callable[[Session, UtilityPlan], UtilityResult | None]]] = {
+    "begin": _begin,
+    "commit": _commit_now,
+    "rollback": _rollback_now,
+    "set_transaction": _set_transaction,
+    "savepoint": _savepoint,
+    "release": _release,
+    "set": _set,
+    "show": _show,
+    "reset": _reset,
+    "discard": _discard,
+    "deallocate": _deallocate,
+    "explain": _explain,
+    "vacuum": _nothing,
+    "analyze": _nothing,
+    "empty": _nothing,
+}
+

@@ -1,0 +1,7 @@
+"""`python -m shardb` is the `shardb` command."""
+
+import sys
+
+from shardb.cli import main
+
+sys.exit(main())
