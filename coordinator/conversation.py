@@ -257,6 +257,30 @@ class Conversation:
             self.flush()
             await self.shell.drain()
 
+    # --- COPY FROM STDIN
+
+    def copy_begin(self, columns: int) -> CopyInbox:
+        """Asks the client for data; called by the COPY that runs in this session's task."""
+        self._enter(Event.COPY_BEGUN)
+        self.inbox = CopyInbox(self.shell, self._copy_wants)
+        self.out.append(messages.copy_in_response(columns))
+        self.flush()
+        self.busy = False
+        self.shell.call_soon(self.run)
+        return self.inbox
+
+    def copy_end(self) -> None:
+        """The COPY has all its data or has failed; the task goes on alone."""
+        self.busy = True
+        self.inbox = None
+        if self.phase is Phase.COPY_IN:
+            self._enter(Event.COPY_ENDED)
+
+    def _copy_wants(self) -> None:
+        if self.inbox is not None and self.busy:
+            self.busy = False
+            self.shell.call_soon(self.run)
+
     # --- tasks and failures
 
     def spawn(

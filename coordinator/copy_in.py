@@ -19,10 +19,13 @@ from shardb.meta.descriptors import Table
 
 if TYPE_CHECKING:
     from coordinator.conversation import Conversation
-    from coordinator.sql.utility import CopyFrom
+    from coordinator.ddl.specs import CopyFrom
 
 CHUNK_BYTES: Final = limits.MIB  # parsed and written at a time
 INBOX_MAX_BYTES: Final = 4 * limits.MIB  # received and not yet parsed: above it the client waits
+
+
+_HEADER: Final[dict[object, int]] = {False: 0, True: 1, "match": 2}
 
 
 class CopyInbox:
@@ -139,6 +142,9 @@ def make_reader(table: Table, spec: CopyFrom, executor: Executor, defaults: byte
         for at, column in enumerate(table.columns)
         if (column.not_null or at in table.primary_key) and at != rowid
     ]
+    options = spec.options
+    csv = options.get("format") == "csv"
+    quote = str(options.get("quote", '"')).encode()
     return CopyReader(
         TableWriter(table).layout,
         table.name,
@@ -146,20 +152,36 @@ def make_reader(table: Table, spec: CopyFrom, executor: Executor, defaults: byte
         spec.columns,
         not_null,
         defaults,
-        csv=spec.csv,
-        delimiter=spec.delimiter.encode(),
-        quote=spec.quote.encode(),
-        escape=spec.escape.encode(),
-        null=spec.null.encode(),
-        header=spec.header,
-        force_null=spec.force_null,
-        force_not_null=spec.force_not_null,
+        csv=csv,
+        delimiter=str(options.get("delimiter", "," if csv else "\t")).encode(),
+        quote=quote,
+        escape=str(options["escape"]).encode() if "escape" in options else quote,
+        null=str(options.get("null", "" if csv else "\\N")).encode(),
+        header=_HEADER.get(options.get("header", False), 1),
+        force_null=_positions(table, spec, "force_null"),
+        force_not_null=_positions(table, spec, "force_not_null"),
         rowid=rowid,
         next_rowid=executor.rowids.take(1) if rowid >= 0 else 0,
     )
 
 
-async def _defaults(executor: Executor, session: Conversation, table: Table, spec: CopyFrom) -> bytes:
+def _positions(table: Table, spec: CopyFrom, option: str) -> list[int]:
+    names = spec.options.get(option, ())
+    if names == "*":
+        return list(spec.columns)
+    assert isinstance(names, tuple), names
+    found = []
+    for name in names:
+        at = next((i for i in spec.columns if table.columns[i].name == name), -1)
+        if at < 0:
+            raise SqlError("42P10", f'{option.upper()} column "{name}" not referenced by COPY')
+        found.append(at)
+    return found
+
+
+async def _defaults(
+    executor: Executor, session: Conversation, table: Table, spec: CopyFrom
+) -> bytes:
     """A row with the defaults of the columns that the data lacks, evaluated once."""
     layout = TableWriter(table).layout
     values: list[bytes | None] = [None] * len(table.columns)

@@ -91,7 +91,7 @@ class Executor:
         plans: PlanCache,
         engine: Engine,
         ddl: Ddl,
-        catalog_table: Callable[[str, Catalog, Conversation], pa.Table],
+        catalog_table: Callable[[str, Catalog], pa.Table],
         background: Callable[[Coroutine[Any, Any, None]], object],
         coordinator_id: int = 1,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
@@ -205,7 +205,7 @@ class Executor:
         tables: dict[str, Any] = {}
         catalog = self.catalog
         for name in plan.catalog_tables:
-            tables[name] = self._catalog_table(name, catalog, session)
+            tables[name] = self._catalog_table(name, catalog)
         if plan.scans:
             stages = [self._bound(stage, plan, values) for stage in plan.scans]
             read_ts = await self.driver.snapshot(txn)
@@ -353,13 +353,16 @@ class Executor:
             ("insert", moved, new_keys),
         ):
             if which:
-                body = pack([new_rows[at] for at in which]) if mode != "delete" else (None, None)
+                keys_out, keys_at = pack([names[at] for at in which])
+                rows_out, rows_at = pack([new_rows[at] for at in which])
                 await self.driver.write_encoded(
                     txn,
                     table.id,
                     mode,
-                    *pack([names[at] for at in which]),
-                    *body,
+                    keys_out,
+                    keys_at,
+                    None if mode == "delete" else rows_out,
+                    None if mode == "delete" else rows_at,
                     () if mode == "insert" else [expected[at] for at in which],
                 )
 
@@ -379,10 +382,15 @@ class TableWriter:
         self.layout = RowLayout(table.schema_version, types)
         self.codec = KeyCodec([(*types[at], False, False) for at in table.primary_key])
 
-    def check_not_null(self, rows: pa.Table) -> None:
-        """23502 if a column that must not be NULL is."""
+    def check_not_null(self, rows: pa.Table, existing: str = "") -> None:
+        """23502 if a column that must not be NULL is; `existing`: the words for a stored column."""
         for at, column in enumerate(self.table.columns):
             if (column.not_null or at in self.table.primary_key) and rows.column(at).null_count:
+                if existing:
+                    raise SqlError(
+                        "23502",
+                        f'column "{column.name}" of relation "{self.table.name}" {existing}',
+                    )
                 raise SqlError(
                     "23502",
                     f'null value in column "{column.name}" of relation "{self.table.name}" '

@@ -1,7 +1,7 @@
 """The coordinator process: sockets of clients, and the wiring of everything behind them.
 
-`python -m coordinator.server --meta unix:/path --listen 127.0.0.1:5433`. This is a shell: it owns the
-event loop and carries bytes and tasks for sessions, which know neither.
+`python -m coordinator.server --meta unix:/path --listen 127.0.0.1:5433`. This is a shell: it owns
+the event loop and carries bytes and tasks for sessions, which know neither.
 """
 
 from __future__ import annotations

@@ -9,11 +9,9 @@ from typing import Any
 
 from coordinator import utility
 from coordinator.conversation import BLOCK, FAILED, IDLE, ends_block, in_failed_block
-from coordinator.copy_in import CopyInbox
 from coordinator.executor import Executor
 from coordinator.extended import ExtendedQuery
 from coordinator.pgwire import messages
-from coordinator.pgwire.state import Event, Phase
 from coordinator.plan.cache import Entry, decode_text
 from coordinator.plan.plans import UtilityPlan
 from coordinator.ports import Shell, as_sql_error
@@ -61,9 +59,11 @@ class Session(ExtendedQuery):
             self.txn = self.driver.begin()
         if self.read_only and self.status == BLOCK and not entry.reads_only:
             raise SqlError("25006", "cannot execute this statement in a read-only transaction")
+        plan = entry.row_plan
+        assert plan is not None
         self._entry = entry
         self.busy = True
-        self._execute_row(self.txn, entry.row_plan, entry.program, params, b"", self._on_simple_row)
+        self._execute_row(self.txn, plan, entry.program, params, b"", self._on_simple_row)
 
     def _simple_row_done(self, result: Any) -> None:
         """The end of a row program of the simple protocol; called by the driver."""
@@ -137,28 +137,6 @@ class Session(ExtendedQuery):
         self.out.append(entry.complete(sent))
 
     # --- COPY FROM STDIN
-
-    def copy_begin(self, columns: int) -> CopyInbox:
-        """Asks the client for data; called by the COPY that runs in this session's task."""
-        self._enter(Event.COPY_BEGUN)
-        self.inbox = CopyInbox(self.shell, self._copy_wants)
-        self.out.append(messages.copy_in_response(columns))
-        self.flush()
-        self.busy = False
-        self.shell.call_soon(self.run)
-        return self.inbox
-
-    def copy_end(self) -> None:
-        """The COPY has all its data or has failed; the task goes on alone."""
-        self.busy = True
-        self.inbox = None
-        if self.phase is Phase.COPY_IN:
-            self._enter(Event.COPY_ENDED)
-
-    def _copy_wants(self) -> None:
-        if self.inbox is not None and self.busy:
-            self.busy = False
-            self.shell.call_soon(self.run)
 
     def on_copy_data(self) -> None:
         assert self.inbox is not None

@@ -202,7 +202,7 @@ def _show(session: Conversation, plan: UtilityPlan) -> UtilityResult:
 def _reset(session: Conversation, plan: UtilityPlan) -> UtilityResult:
     name = str(plan.args[0])
     result = UtilityResult(plan.tag)
-    if name.lower() == "all":
+    if name.lower() in ("", "all"):
         for key, value in session.settings.reset_all():
             result.before.append(messages.parameter_status(key, value))
         return result
@@ -226,8 +226,8 @@ def _discard(session: Conversation, plan: UtilityPlan) -> UtilityResult:
 
 
 def _deallocate(session: Conversation, plan: UtilityPlan) -> UtilityResult:
-    name = plan.args[0] if plan.args else None
-    if name is None:
+    name = plan.args[0]
+    if not name:
         session.prepared.clear()
     elif session.prepared.pop(str(name).encode(), None) is None:
         raise SqlError("26000", f'prepared statement "{name}" does not exist')
