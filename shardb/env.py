@@ -10,8 +10,10 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
+
+from shardb._core.syncer import Syncer
 
 
 class Clock(Protocol):
@@ -34,22 +36,38 @@ class Rng(Protocol):
         ...
 
 
-class AppendFile(Protocol):
-    """An open file that is written at its end. One thread at a time."""
+class SyncFailed(OSError):
+    """Data was written but could not be made durable: nothing is known of the file any more."""
 
-    def append(self, parts: Sequence[bytes]) -> None:
-        """Writes all of `parts` at the end; on OSError any part of them may have been written."""
+
+class AppendFile(Protocol):
+    """An open file that is written at its end, by one thread."""
+
+    def append_durably(
+        self, parts: Sequence[bytes], done: Callable[[OSError | None], None]
+    ) -> None:
+        """Writes `parts` at the end and syncs, in the background; REQUIRES: nothing under way.
+
+        `done` is called later on this thread: with None when all is durable, SyncFailed, or another
+        OSError, after which any part of it may have been written.
+        """
+        ...
+
+    def wait(self) -> None:
+        """Waits for what is under way, calling its `done`."""
         ...
 
     def sync(self) -> None:
-        """Makes everything appended durable. After an OSError nothing is known about it."""
+        """Makes everything in the file durable."""
         ...
 
     def truncate(self, size_bytes: int) -> None:
         """Cuts the file; the next append goes there."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """REQUIRES: nothing under way."""
+        ...
 
 
 class Files(Protocol):
@@ -100,33 +118,56 @@ class SystemRng:
         return os.urandom(size)
 
 
-WRITEV_PARTS_MAX = 512  # of one system call; the kernel's bound is 1024
+class ReaderLoop(Protocol):
+    """What `SystemFiles` needs of an event loop."""
+
+    def add_reader(self, fd: int, callback: Callable[[], None], /) -> object: ...
+
+    def remove_reader(self, fd: int, /) -> object: ...
+
+
+JOIN_MAX_BYTES = 256 * 1024  # many small parts are copied together up to this
 
 
 class SystemAppendFile:
-    """A file descriptor and the offset of the end of what was appended."""
+    """A file descriptor, the offset of its end, and a thread in C for the background."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, loop: ReaderLoop) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._end = os.fstat(self._fd).st_size
+        self._syncer = Syncer()
+        self._loop = loop
+        self._under_way: tuple[int, Callable[[OSError | None], None]] | None = None
+        loop.add_reader(self._syncer.fileno(), self._ready)
 
-    def append(self, parts: Sequence[bytes]) -> None:
-        if len(parts) > 8 and sum(map(len, parts)) < 256 * 1024:
+    def append_durably(
+        self, parts: Sequence[bytes], done: Callable[[OSError | None], None]
+    ) -> None:
+        assert self._under_way is None
+        size = sum(map(len, parts))
+        if size < JOIN_MAX_BYTES:
             parts = (b"".join(parts),)
-        for start in range(0, len(parts), WRITEV_PARTS_MAX):
-            self._write(parts[start : start + WRITEV_PARTS_MAX])
+        self._under_way = size, done
+        self._syncer.submit(self._fd, parts, self._end)
 
-    def _write(self, parts: Sequence[bytes]) -> None:
-        wanted = sum(map(len, parts))
-        written = os.pwritev(self._fd, parts, self._end)
-        self._end += written
-        if written < wanted:
-            # A short write: a signal, the disk nearly full, or the kernel's 2 GiB bound.
-            rest = memoryview(b"".join(parts))[written:]
-            while rest:
-                written = os.pwrite(self._fd, rest, self._end)
-                self._end += written
-                rest = rest[written:]
+    def wait(self) -> None:
+        self._ready(wait=True)
+
+    def _ready(self, wait: bool = False) -> None:
+        result = self._syncer.take(wait)
+        if result is None:
+            return
+        assert self._under_way is not None
+        (size, done), self._under_way = self._under_way, None
+        write_errno, sync_errno = result
+        error: OSError | None = None
+        if write_errno:
+            error = OSError(write_errno, os.strerror(write_errno))
+        elif sync_errno:
+            error = SyncFailed(sync_errno, os.strerror(sync_errno))
+        else:
+            self._end += size
+        done(error)
 
     def sync(self) -> None:
         os.fdatasync(self._fd)
@@ -136,6 +177,9 @@ class SystemAppendFile:
         self._end = size_bytes
 
     def close(self) -> None:
+        assert self._under_way is None
+        self._loop.remove_reader(self._syncer.fileno())
+        self._syncer.close()
         os.close(self._fd)
 
 
@@ -148,7 +192,10 @@ class SystemLock:
 
 
 class SystemFiles:
-    """The operating system's files."""
+    """The operating system's files; `loop` (asyncio's) learns of what the background has done."""
+
+    def __init__(self, loop: ReaderLoop) -> None:
+        self._loop = loop
 
     def make_directory(self, path: str) -> None:
         path = os.path.abspath(path)
@@ -183,7 +230,7 @@ class SystemFiles:
         self._sync_directory(os.path.dirname(path))
 
     def open_append(self, path: str) -> AppendFile:
-        return SystemAppendFile(path)
+        return SystemAppendFile(path, self._loop)
 
     def lock(self, path: str) -> Lock | None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

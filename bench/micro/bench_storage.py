@@ -110,14 +110,14 @@ def bench_sync(directory: str) -> None:
     os.close(fd)
 
 
-async def bench_log(directory: str, clients: int, seconds: float = 1.0) -> None:
+async def bench_log(directory: str, clients: int, busy: bool, seconds: float = 1.0) -> None:
+    """Clients that commit again and again; `busy` keeps the loop at work in turns of 0.5 ms."""
     loop = asyncio.get_running_loop()
     engine = Engine(
         directory,
-        SystemFiles(),
+        SystemFiles(loop),
         SystemRng(),
         lambda engine, record: None,
-        loop.call_soon_threadsafe,
         lambda error: os._exit(1),
     )
     latencies: list[float] = []
@@ -134,14 +134,24 @@ async def bench_log(directory: str, clients: int, seconds: float = 1.0) -> None:
 
         engine.append(1, 1, bytes(400), durable)
 
+    def spin() -> None:
+        start = time.perf_counter()
+        while time.perf_counter() - start < 0.0005:
+            pass
+        if running:
+            loop.call_soon(spin)
+
+    if busy:
+        spin()
     for _ in range(clients):
         commit()
     await asyncio.sleep(seconds)
     running = False
     commits = len(latencies)
     engine.close()
-    show(f"log, {clients} clients", commits / seconds, "commits/s")
-    show(f"log, {clients} clients, median", statistics.median(latencies) * 1e6, "us")
+    name = f"log, {clients} clients" + (", busy loop" if busy else "")
+    show(name, commits / seconds, "commits/s")
+    show(f"{name}, median", statistics.median(latencies) * 1e6, "us")
 
 
 def bench_recovery(directory: str) -> None:
@@ -152,7 +162,12 @@ def bench_recovery(directory: str) -> None:
         count += 1
 
     start = time.perf_counter()
-    Engine(directory, SystemFiles(), SystemRng(), replay, lambda call: None, print).close()
+
+    async def recover() -> None:
+        files = SystemFiles(asyncio.get_running_loop())
+        Engine(directory, files, SystemRng(), replay, print).close()
+
+    asyncio.run(recover())
     show("recovery, before applying", count / (time.perf_counter() - start) / 1e3, "k records/s")
 
 
@@ -163,7 +178,8 @@ def main() -> None:
     try:
         bench_sync(directory)
         for clients in (1, 8, 32):
-            asyncio.run(bench_log(f"{directory}/data", clients))
+            for busy in (False, True):
+                asyncio.run(bench_log(f"{directory}/data", clients, busy))
         bench_recovery(f"{directory}/data")
     finally:
         shutil.rmtree(directory)

@@ -74,12 +74,12 @@ def main() -> None:
     hundred = interval.param_layout.encode([4711, 4810])
     found = memtable.newest(select.points(one)[0])
     assert found is not None
-    row = found[0]
-    assert row is not None
+    held = found[0]
+    assert held is not None
     report("point select", lambda: select.select(memtable, NEWEST, one, b"", None, b"", b""))
     report("points", lambda: select.points(one))
-    report("point update", lambda: update.update(row, two))
-    report("update: key, row, new row", lambda: (update.points(two), update.update(row, two)))
+    report("point update", lambda: update.update(held, two))
+    report("update: key, row, new row", lambda: (update.points(two), update.update(held, two)))
     report("insert", lambda: insert.insert(one))
     report("select of 100 rows", lambda: interval.select(memtable, NEWEST, hundred, b""), 2_000)
 

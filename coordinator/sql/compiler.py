@@ -5,12 +5,29 @@ A compiler belongs to one catalog snapshot and keeps no state between statements
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
+
+from sqlglot import exp
 
 from coordinator.catalog import Catalog
-from coordinator.plan.plans import OutColumn, Plan
+from coordinator.plan import distribute, rowplan
+from coordinator.plan.plans import OutColumn, Plan, RowPlan, UtilityPlan
+from coordinator.sql import parse
+from coordinator.sql import typesystem as ts
+from coordinator.sql.bind_dml import DmlBinder
+from coordinator.sql.bind_query import Context, QueryBinder
+from coordinator.sql.lexer import Cursor, Token, syntax_error, tokenize
+from coordinator.sql.tree import InsertStatement, SelectQuery
+from coordinator.sql.utility import parse_utility
+from shardb.errors import SqlError
+from shardb.limits import PARAMETERS_MAX
 from shardb.program import TypeRef
+from shardb.types import TypeCode as T
+
+_RECURSION_MIN: Final = 12_000  # frames that a statement nested to its bound takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +54,115 @@ class CompiledStatement:
 class Compiler:
     """Compiles statements against one catalog snapshot."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, user: str = "shardb") -> None:
         self.catalog = catalog
+        self.user = user
+        if sys.getrecursionlimit() < _RECURSION_MIN:
+            sys.setrecursionlimit(_RECURSION_MIN)
 
     def split(self, text: str) -> list[StatementText]:
         """The statements of a simple query string; empty ones are left out."""
-        raise NotImplementedError
+        return [StatementText(part, offset) for part, offset in parse.split(text)]
 
     def compile(self, text: str, param_types: Sequence[int] = ()) -> CompiledStatement:
         """Compiles one statement; `param_types` are OIDs, 0 or missing ones are inferred."""
-        raise NotImplementedError
+        if len(param_types) > PARAMETERS_MAX:
+            raise SqlError("54023", f"a statement can have at most {PARAMETERS_MAX} parameters")
+        tokens = tokenize(text)
+        while len(tokens) > 1 and tokens[-2].text == ";" and tokens[-2].kind == "punctuation":
+            del tokens[-2]
+        for token in tokens:
+            if token.kind == "punctuation" and token.text == ";":
+                raise SqlError("42601", "cannot insert multiple commands into a prepared "
+                               "statement", position=token.start + 1)
+        context = Context(self.catalog, text, [ts.from_oid(oid) for oid in param_types])
+        context.user = self.user
+        try:
+            plan = self._plan(context, tokens)
+        except RecursionError:
+            raise SqlError("54001", "stack depth limit exceeded") from None
+        params = tuple(
+            ts.TEXT if ref.code == T.UNKNOWN else ref for ref in context.parameters.types
+        )
+        return CompiledStatement(plan, params, plan.columns, bool(plan.columns))
 
     def compile_lifted(self, text: str, kinds: Sequence[int]) -> CompiledStatement | None:
         """Compiles text whose literals became `$1 ...` of the types `kinds` (OIDs; 705 unknown).
 
-        None if lifting changed the meaning; the caller then compiles the original text.
+        None if lifting changed the meaning; the caller then compiles the original text. An error
+        of lifted text is no error yet: positions and literals of the original decide.
         """
-        raise NotImplementedError
+        try:
+            compiled = self.compile(text, [0 if oid == 705 else oid for oid in kinds])
+        except SqlError:
+            return None
+        if isinstance(compiled.plan, UtilityPlan) or len(compiled.params) != len(kinds):
+            return None
+        return compiled
+
+    def _plan(self, context: Context, tokens: list[Token]) -> Plan:
+        first = tokens[0]
+        if first.kind == "end":
+            return UtilityPlan("empty", (), "")
+        if first.is_word("explain"):
+            return self._explain(context, tokens)
+        if first.text == "(" or first.is_word(*parse.QUERY_WORDS):
+            return self._query(context, parse.parse_query(context.text, tokens))
+        return parse_utility(context, tokens)
+
+    def _query(self, context: Context, tree: exp.Expression) -> Plan:
+        if isinstance(tree, exp.Insert):
+            statement = DmlBinder(context).bind(tree)
+            assert isinstance(statement, InsertStatement)
+            plan = rowplan.plan_insert(statement, context)
+            return plan or distribute.plan_insert_query(statement, context)
+        if isinstance(tree, (exp.Update, exp.Delete)):
+            change = DmlBinder(context).bind(tree)
+            assert not isinstance(change, InsertStatement)
+            return rowplan.plan_change(change, context) or distribute.plan_change_query(
+                change, context
+            )
+        query = QueryBinder(context, {}).query(tree)
+        if isinstance(query, SelectQuery):
+            row_plan = rowplan.plan_select(query, context)
+            if row_plan is not None:
+                return self._with_fallback(row_plan, query, context)
+        return distribute.plan_query(query, context)
+
+    @staticmethod
+    def _with_fallback(plan: RowPlan, query: SelectQuery, context: Context) -> RowPlan:
+        if not rowplan.needs_fallback(plan):
+            return plan
+        if query.locking:
+            return plan
+        return replace(plan, fallback=distribute.plan_query(query, context))
+
+    def _explain(self, context: Context, tokens: list[Token]) -> UtilityPlan:
+        cursor = Cursor(context.text, tokens)
+        cursor.expect("explain")
+        analyze = False
+        if cursor.accept_mark("("):
+            while True:
+                option = cursor.identifier()
+                value = "true"
+                if cursor.token.kind in ("word", "number") and cursor.token.text != ",":
+                    value = cursor.advance().value
+                if option == "analyze":
+                    analyze = value in ("true", "on", "1")
+                elif option == "format" and value != "text":
+                    raise SqlError("0A000", f"EXPLAIN format {value} is not supported")
+                if not cursor.accept_mark(","):
+                    break
+            cursor.expect_mark(")")
+        else:
+            while word := cursor.accept_any("analyze", "verbose"):
+                analyze = analyze or word == "analyze"
+        start = cursor.token.start
+        if not (cursor.token.text == "(" or cursor.token.is_word(*parse.QUERY_WORDS)):
+            raise syntax_error(cursor.token)
+        # Blanks keep the positions of errors those of the whole statement.
+        context.text = " " * start + context.text[start:]
+        plan = self._plan(context, tokens[cursor.at :])
+        columns = (OutColumn("QUERY PLAN", ts.TEXT),)
+        return UtilityPlan("explain", (plan, analyze), "EXPLAIN", columns)
+

@@ -121,6 +121,10 @@ cdef int to_moment(const Datum* src, int type, Datum* dst) noexcept nogil:
         elif src.type != T_DATE:
             return fail_cast(src.type, type)
     elif type == T_TIME:
+        if stamp and (v == TS_INFINITY or v == TS_MINUS_INFINITY):
+            datum_init(dst, type)
+            dst.null = 1  # as PostgreSQL: infinity has no time of day
+            return 0
         if stamp or src.type == T_INTERVAL:
             v = v - floor_div(v, US_PER_DAY) * US_PER_DAY
         elif src.type != T_TIME:
@@ -190,7 +194,7 @@ cdef int convert(const Datum* src, int type, Datum* dst, Arena* arena) noexcept 
         return to_text(src, type, dst, arena)
     if type_is_text(src.type):
         copy = src[0]
-        if copy.type == T_BPCHAR:
+        if copy.type == T_BPCHAR and type != T_BYTEA:
             while copy.len and copy.p[copy.len - 1] == c' ':
                 copy.len -= 1
         return datum_from_text(type, -1, copy.p, copy.len, dst, arena)
@@ -231,6 +235,8 @@ cdef int datum_cast(const Datum* src, int type, int typmod, Datum* dst, Arena* a
         return 0
     if convert(src, type, dst, arena) != 0:
         return -1
+    if dst.null:
+        return 0
     return datum_apply_typmod(dst, typmod, False, arena)
 
 
@@ -242,12 +248,14 @@ cdef int datum_cast_explicit(const Datum* src, int type, int typmod, Datum* dst,
         return 0
     if convert(src, type, dst, arena) != 0:
         return -1
+    if dst.null:
+        return 0
     return datum_apply_typmod(dst, typmod, True, arena)
 
 
 def cast_text(int source, int source_typmod, bytes text, int target, int target_typmod,
-              bint explicit_cast=True) -> bytes:
-    """Casts a value given as text; the result's text. For tests and slow paths."""
+              bint explicit_cast=True) -> bytes | None:
+    """Casts a value given as text; the result's text, None for NULL. For tests and slow paths."""
     cdef Arena arena
     cdef Buf out
     cdef Datum a, b
@@ -261,7 +269,11 @@ def cast_text(int source, int source_typmod, bytes text, int target, int target_
             why = datum_cast_explicit(&a, target, target_typmod, &b, &arena)
         else:
             why = datum_cast(&a, target, target_typmod, &b, &arena)
-        if why != 0 or datum_to_text(&b, target_typmod, &out) != 0:
+        if why != 0:
+            raise_core()
+        if b.null:
+            return None
+        if datum_to_text(&b, target_typmod, &out) != 0:
             raise_core()
         return buf_bytes(&out)
     finally:

@@ -1,6 +1,5 @@
-# Dates, times, timestamps and intervals: calendar arithmetic, PostgreSQL's ISO text and its input.
-# Dates are days and timestamps microseconds since 1970-01-01; the only time zone known is UTC,
-# with numeric offsets accepted on input.
+# Dates, times, timestamps and intervals: calendar arithmetic, PostgreSQL's ISO text.
+# Dates are days and timestamps microseconds since 1970-01-01; the only time zone is UTC.
 
 from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t
 from shardb._core.buffer cimport Buf
@@ -26,9 +25,7 @@ cdef void date_to_text(int64_t days, Buf* out) noexcept nogil
 cdef void time_to_text(int64_t us, Buf* out) noexcept nogil
 cdef void timestamp_to_text(int64_t us, bint zone, Buf* out) noexcept nogil
 cdef void interval_to_text(int32_t months, int32_t days, int64_t us, Buf* out) noexcept nogil
-# 0, or -1 with 22007 / 22008 set.
-cdef int date_from_text(const char* s, Py_ssize_t n, int64_t* days) noexcept nogil
-cdef int time_from_text(const char* s, Py_ssize_t n, int64_t* us) noexcept nogil
-cdef int timestamp_from_text(const char* s, Py_ssize_t n, bint zone, int64_t* us) noexcept nogil
 # Rounds to `typmod` digits of a second, if 0..5.
 cdef int64_t round_fraction(int64_t us, int typmod) noexcept nogil
+# The same for timestamps, counted from 2000-01-01 as PostgreSQL does.
+cdef int64_t round_timestamp(int64_t us, int typmod) noexcept nogil

@@ -13,10 +13,10 @@ from shardb._core.buffer cimport (
     buf_init, buf_put, buf_reserve, buf_u8, core_fail, core_fail_value, get_be16, get_be32,
     get_be64,
 )
+from shardb._core.dateparse cimport date_from_text, time_from_text, timestamp_from_text
 from shardb._core.datetimes cimport (
-    DATE_INFINITY, DATE_MINUS_INFINITY, TS_INFINITY, TS_MINUS_INFINITY, date_from_text,
-    date_to_text, interval_to_text, round_fraction, time_from_text, time_to_text,
-    timestamp_from_text, timestamp_to_text,
+    DATE_INFINITY, DATE_MINUS_INFINITY, TS_INFINITY, TS_MINUS_INFINITY, date_to_text,
+    interval_to_text, round_fraction, round_timestamp, time_to_text, timestamp_to_text,
 )
 from shardb._core.intervals cimport interval_from_text
 from shardb._core.jsontext cimport json_check, jsonb_normalize
@@ -210,9 +210,7 @@ cdef int datum_from_text(int type, int typmod, const char* s, Py_ssize_t n, Datu
         return 0
     else:
         return core_fail(b"XX000", b"a value of an unknown type")
-    if why == 0 and typmod >= 0:
-        out.i = round_fraction(out.i, typmod)
-    return why
+    return why if why else datum_apply_typmod(out, typmod, False, arena)
 
 
 cdef int fail_width(int type) noexcept nogil:
@@ -297,7 +295,7 @@ cdef int datum_from_binary(int type, int typmod, const char* s, Py_ssize_t n, Da
         if out.i != TS_INFINITY and out.i != TS_MINUS_INFINITY:
             if out.i >= INT64_MOST - TS_EPOCH_SHIFT or out.i < -211813488000000000LL:
                 return core_fail(b"22008", b"timestamp out of range")
-            out.i = round_fraction(out.i + TS_EPOCH_SHIFT, typmod)
+            out.i = round_timestamp(out.i + TS_EPOCH_SHIFT, typmod)
     elif type == T_INTERVAL:
         if n != 16:
             return fail_width(type)
@@ -319,8 +317,11 @@ cdef int datum_apply_typmod(Datum* d, int typmod, bint explicit_cast, Arena* are
         return 0
     if d.type == T_NUMERIC:
         return numeric_apply_typmod(&d.n, &d.scale, typmod)
-    if d.type == T_TIME or d.type == T_TIMESTAMP or d.type == T_TIMESTAMPTZ:
+    if d.type == T_TIME:
         d.i = round_fraction(d.i, typmod)
+        return 0
+    if d.type == T_TIMESTAMP or d.type == T_TIMESTAMPTZ:
+        d.i = round_timestamp(d.i, typmod)
         return 0
     if (d.type != T_VARCHAR and d.type != T_BPCHAR) or typmod < 5:
         return 0

@@ -1,6 +1,6 @@
 """The text input of intervals: PostgreSQL's units, SQL's year-month and hh:mm:ss, ISO 8601."""
 
-from libc.stdint cimport int16_t
+from libc.stdint cimport int16_t, uint64_t
 
 from shardb._core.buffer cimport core_fail_value
 from shardb._core.datum cimport i128
@@ -13,6 +13,7 @@ ctypedef struct Sum:
     i128 months
     i128 days
     i128 us
+    uint64_t seen  # units so far, a bit for each letter
 
 
 cdef inline bint is_digit(char c) noexcept nogil:
@@ -73,10 +74,15 @@ cdef char unit_of(const char* s, Py_ssize_t n) noexcept nogil:
     return 0
 
 
-# value * 10^-scale * unit_size / divisor, rounded half away
+# value * 10^-scale * size, halves to even
 cdef i128 scaled(i128 value, int scale, i128 size) noexcept nogil:
-    cdef i128 v = value * size
-    numeric_rescale(&v, scale, 0)
+    cdef i128 unit = pow10_i128(scale)
+    cdef i128 v = value * size / unit
+    cdef i128 twice = (value * size % unit) * 2
+    if twice > unit or (twice == unit and v % 2 != 0):
+        v += 1
+    elif twice < -unit or (twice == -unit and v % 2 != 0):
+        v -= 1
     return v
 
 
@@ -85,6 +91,10 @@ cdef int add_unit(Sum* sum, char unit, i128 value, int scale) noexcept nogil:
     cdef i128 rest = value % pow10_i128(scale)
     cdef i128 days
     cdef int months = 0
+    cdef uint64_t bit = 1ULL << (unit - 64)
+    if sum.seen & bit:
+        return -1
+    sum.seen |= bit
     if whole > <i128>9223372036854775807LL or whole < -<i128>9223372036854775807LL:
         return -2
     if scale > 12:
@@ -255,6 +265,8 @@ cdef int read_units(const char* s, Py_ssize_t n, Sum* sum) noexcept nogil:
                 j += 1
             if j == start or numeric_from_text(s + start, j - start, &other, &other_scale):
                 return -1
+            if j < n and not is_space(s[j]):
+                return -1
             if other > 11:
                 return -2
             why = add_unit(sum, c'y', value, 0)
@@ -298,6 +310,7 @@ cdef int interval_from_text(const char* s, Py_ssize_t n, int32_t* months, int32_
     sum.months = 0
     sum.days = 0
     sum.us = 0
+    sum.seen = 0
     while size and is_space(text[0]):
         text += 1
         size -= 1
@@ -309,10 +322,10 @@ cdef int interval_from_text(const char* s, Py_ssize_t n, int32_t* months, int32_
         why = read_units(text, size, &sum)
     if why == -1:
         return core_fail_value(b"22007", b"invalid input syntax for type interval: ", s, n, b"")
-    if (why or sum.months > 2147483647 or sum.months < -2147483647 or sum.days > 2147483647
-            or sum.days < -2147483647 or sum.us > <i128>9223372036854775807LL
-            or sum.us < -<i128>9223372036854775807LL):
-        return core_fail_value(b"22008", b"interval field value out of range: ", s, n, b"")
+    if (why or sum.months > 2147483647 or sum.months < -2147483647LL - 1 or sum.days > 2147483647
+            or sum.days < -2147483647LL - 1 or sum.us > <i128>9223372036854775807LL
+            or sum.us < -<i128>9223372036854775807LL - 1):
+        return core_fail_value(b"22015", b"interval field value out of range: ", s, n, b"")
     months[0] = <int32_t>sum.months
     days[0] = <int32_t>sum.days
     us[0] = <int64_t>sum.us

@@ -38,6 +38,7 @@ Request = (
     | m.InstallTable
     | m.DropTable
     | m.Status
+    | m.Forget
 )
 Reply = (
     m.Ack

@@ -271,3 +271,10 @@ class StatusReply(Message, frozen=True, tag=True):
 
     counters: dict[str, int]
     ranges: dict[int, tuple[int, int]]
+
+
+class Forget(Message, frozen=True, tag=True):
+    """All participants have acknowledged these transactions' outcomes: they may be forgotten."""
+
+    range_id: int
+    txn_ids: tuple[bytes, ...]

@@ -31,7 +31,7 @@ class Replay(Protocol):
 class Engine:
     """Tablets by (range id, table id), and the log they share. Belongs to one thread.
 
-    `notify` and `on_fatal`: see `storage.log.Log`. Raises StorageError: 55006 if another process
+    `on_fatal`: see `storage.log.Log`. Raises StorageError: 55006 if another process
     has the directory, 0A000 if its format is newer, XX001 if its log is damaged, 58030 or 53100 if
     it cannot be opened.
     """
@@ -42,7 +42,6 @@ class Engine:
         files: Files,
         rng: Rng,
         replay: Replay,
-        notify: Callable[[Callable[[], None]], object],
         on_fatal: Callable[[StorageError], None],
     ) -> None:
         self.path = path
@@ -50,7 +49,7 @@ class Engine:
         self._indexes: dict[int, int] = {}
         try:
             self._lock = _open_directory(path, files)
-            self._log = Log(f"{path}/log", files, rng, notify, on_fatal)
+            self._log = Log(f"{path}/log", files, rng, on_fatal)
             try:
                 self._log.recover(lambda record: self._replay(replay, record))
             except BaseException:

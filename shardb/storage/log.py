@@ -1,8 +1,7 @@
 """The log: one append-only file sequence a process, shared by its ranges (docs/formats/log.md).
 
-Group commit: a writer thread writes all that is waiting at once and syncs it; meanwhile the next
-batch gathers. Everything but the writer thread's own loop runs on the one thread that appends (the
-event loop's), which learns of durability through `notify`.
+Group commit: all that is waiting is written at once and synced in the background (by a thread of
+`env.Files`); meanwhile the next batch gathers.
 
 Invariants: one batch is in flight at a time, and each batch begins with a marker record that names
 its own offset, so a valid marker proves that everything before it was durable. Callbacks run in the
@@ -15,16 +14,14 @@ from __future__ import annotations
 
 import errno
 import struct
-import threading
 from collections.abc import Callable
-from queue import SimpleQueue
 from typing import Final, NamedTuple
 
 import msgspec
 
 from shardb import limits
 from shardb._core.crc32c import crc32c
-from shardb.env import AppendFile, Files, Rng
+from shardb.env import AppendFile, Files, Rng, SyncFailed
 from shardb.errors import StorageError
 
 MAGIC: Final = b"SHRDBLOG"
@@ -37,6 +34,7 @@ RECORD_HEADER_BYTES: Final = PREFIX.size + RECORD.size
 TOKEN_BYTES: Final = 8
 KIND_BATCH: Final = 0  # the marker; all other kinds belong to the users of the log
 FILE_SUFFIX: Final = ".log"
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 OnDurable = Callable[[StorageError | None], None]
 
@@ -70,11 +68,9 @@ def encode_file_header(number: int, previous_size: int, token: bytes) -> bytes:
 
 
 class Log:
-    """REQUIRES: `recover` is called once, before the first append.
+    """REQUIRES: `recover` is called once, before the first append. One thread, the event loop's.
 
-    `notify(call)` runs `call` on the appending thread soon, from any thread
-    (`loop.call_soon_threadsafe`). `on_fatal(error)` runs on the writer thread and must end the
-    process: the disk no longer says what is on it.
+    `on_fatal(error)` must end the process: the disk no longer says what is on it.
     """
 
     def __init__(
@@ -82,35 +78,26 @@ class Log:
         directory: str,
         files: Files,
         rng: Rng,
-        notify: Callable[[Callable[[], None]], object],
         on_fatal: Callable[[StorageError], None],
         file_target_bytes: int = limits.LOG_FILE_TARGET_BYTES,
     ) -> None:
         self._directory = directory
         self._files = files
         self._rng = rng
-        self._notify = notify
         self._on_fatal = on_fatal
         self._file_target_bytes = file_target_bytes
-        # The file at the end of the sequence; the writer thread's once it runs.
+        # The file at the end of the sequence and its durable size.
         self._number = 0
         self._token = b""
         self._end = 0
         self._file: AppendFile | None = None
-        # Shared with the writer thread, under the lock.
-        self._lock = threading.Lock()
         self._pending: list[_Waiting] = []
-        self._done: list[list[_Waiting]] = []
-        self._failed: tuple[list[_Waiting], StorageError] | None = None
-        self._idle = True
-        self._told = False
+        self._in_flight: list[_Waiting] | None = None
+        self._in_flight_bytes = 0
+        self._dead = False
         self._closing = False
-        self._wake: SimpleQueue[None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
         self.batches = 0
         self.records = 0
-
-    # --- the appending thread
 
     def append(
         self,
@@ -123,149 +110,107 @@ class Log:
     ) -> None:
         """Queues a record; `on_durable(None)` follows when it is on disk, else its StorageError.
 
-        When a write fails, all records queued until the error is delivered fail with it, so that
+        When a write fails, all records queued until the error is told fail with it, so that
         none becomes durable after one that it was built upon did not.
         """
-        assert kind != KIND_BATCH and self._thread is not None and not self._closing
+        assert kind != KIND_BATCH and self._file is not None and not self._closing
         if RECORD.size + len(payload) > limits.LOG_RECORD_MAX_BYTES:
             raise StorageError("54000", f"log record of {len(payload)} bytes is too long")
         head = encode_head(range_id, epoch, index, kind, payload)
-        with self._lock:
-            self._pending.append(_Waiting(head, payload, on_durable))
-            if not self._idle:
-                return
-            self._idle = False
-        self._wake.put(None)
+        self._pending.append(_Waiting(head, payload, on_durable))
+        if self._in_flight is None and not self._dead:
+            self._start(self._file)
 
     def close(self) -> None:
         """Writes what is waiting and a last marker, tells the callbacks, and closes the files."""
-        if self._closing:
+        file = self._file
+        if self._closing or file is None:
             return
+        while self._in_flight is not None and not self._dead:
+            file.wait()
+            assert self._file is not None
+            file = self._file
         self._closing = True
-        if self._thread is not None:
-            self._wake.put(None)
-            self._thread.join()
-        self._deliver()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if not self._dead:
+            # So that even damage to the last batch is seen after a clean stop.
+            file.append_durably(self._marker(), self._finish)
+            file.wait()
+        file.close()
+        self._file = None
 
-    def _deliver(self) -> None:
-        """Tells the callbacks of finished batches; runs on the appending thread."""
-        with self._lock:
-            done, self._done = self._done, []
-            failed, self._failed = self._failed, None
-            self._told = False
-            lost: list[_Waiting] = []
-            if failed is not None:
-                lost = failed[0] + self._pending
-                self._pending = []
-                self._idle = True
-        for batch in done:
-            for waiting in batch:
-                waiting.on_durable(None)
-        if failed is not None:
-            for waiting in lost:
-                waiting.on_durable(failed[1])
-
-    # --- the writer thread
-
-    def _run(self) -> None:
-        try:
-            while True:
-                self._wake.get()
-                self._write_waiting()
-                if self._closing:
-                    break
-            self._finish()
-        except _Fatal as fatal:
-            self._on_fatal(fatal.error)
-        except Exception as error:
-            self._on_fatal(StorageError("XX000", f"the log's writer failed: {error!r}"))
-
-    def _write_waiting(self) -> None:
-        """Writes batch after batch until nothing waits or one fails."""
-        while True:
-            with self._lock:
-                if self._failed is not None:
-                    return
-                batch = self._take()
-                if not batch:
-                    self._idle = True
-                    return
-            error = self._write_batch(batch)
-            with self._lock:
-                if error is None:
-                    self._done.append(batch)
-                else:
-                    self._failed = (batch, error)
-                tell, self._told = not self._told, True
-            if tell:
-                self._notify(self._deliver)
-
-    def _take(self) -> list[_Waiting]:
-        """The next batch: what waits, up to LOG_BATCH_MAX_BYTES or one record. Under the lock."""
-        size = 0
-        for count, waiting in enumerate(self._pending):
-            size += len(waiting.head) + len(waiting.payload)
-            if size > limits.LOG_BATCH_MAX_BYTES and count > 0:
-                batch = self._pending[:count]
-                del self._pending[:count]
-                return batch
-        batch, self._pending = self._pending, []
-        return batch
-
-    def _write_batch(self, batch: list[_Waiting]) -> StorageError | None:
-        """Makes a batch durable; an error if the disk is full, nothing of it being left then."""
-        try:
-            if self._end >= self._file_target_bytes:
-                self._next_file()
-        except OSError as error:
-            return self._error("create a log file", error)
+    def _start(self, file: AppendFile) -> None:
+        """Sends the next batch off: what waits, up to LOG_BATCH_MAX_BYTES or one record."""
         parts = self._marker()
-        for waiting in batch:
+        size = sum(map(len, parts))
+        count = 0
+        for waiting in self._pending:
+            more = len(waiting.head) + len(waiting.payload)
+            if count and size + more > limits.LOG_BATCH_MAX_BYTES:
+                break
+            count += 1
+            size += more
             parts.append(waiting.head)
             parts.append(waiting.payload)
-        size = sum(map(len, parts))
-        file = self._file
-        assert file is not None
-        try:
-            file.append(parts)
-        except OSError as error:
-            self._cut(file)
-            return self._error("write to the log", error)
-        self._sync(file)
-        self._end += size
+        self._in_flight = self._pending[:count]
+        self._in_flight_bytes = size
+        del self._pending[:count]
+        file.append_durably(parts, self._finished)
+
+    def _finished(self, error: OSError | None) -> None:
+        """The batch in flight is durable, or it failed."""
+        batch, file = self._in_flight, self._file
+        assert batch is not None and file is not None
+        if isinstance(error, SyncFailed):
+            # The kernel may have dropped the dirty pages: a second sync would lie.
+            self._die("sync the log", error)
+            return
+        if error is not None:
+            self._fail(file, batch, error)
+            return
+        self._end += self._in_flight_bytes
         self.batches += 1
         self.records += len(batch)
-        return None
+        self._in_flight = None
+        if self._end >= self._file_target_bytes:
+            file = self._next_file_if_room(file)
+        if self._pending and not self._dead:
+            self._start(file)
+        for waiting in batch:
+            waiting.on_durable(None)
 
-    def _marker(self) -> list[bytes]:
-        return [encode_head(0, 0, self._end, KIND_BATCH, self._token), self._token]
-
-    def _finish(self) -> None:
-        """A last marker, so that even damage to the last batch is seen after a clean stop."""
-        file = self._file
-        assert file is not None
-        try:
-            file.append(self._marker())
-            self._sync(file)
-        except OSError:
-            self._cut(file)
-
-    def _cut(self, file: AppendFile) -> None:
-        """Takes back what a failed write left."""
+    def _fail(self, file: AppendFile, batch: list[_Waiting], error: OSError) -> None:
+        """Takes back what a failed write left, and tells all that counted on it."""
         try:
             file.truncate(self._end)
-        except OSError as error:
-            raise _Fatal(self._error("truncate the log", error)) from error
+        except OSError as again:
+            self._die("truncate the log", again)
+            return
+        lost = batch + self._pending
+        self._pending = []
+        self._in_flight = None
+        told = _error("write to the log", error)
+        for waiting in lost:
+            waiting.on_durable(told)
 
-    def _sync(self, file: AppendFile) -> None:
+    def _finish(self, error: OSError | None) -> None:
+        """The last marker is durable; if not, the log is as after a crash and as good."""
+
+    def _die(self, what: str, error: OSError) -> None:
+        """Nothing is acknowledged from here on."""
+        self._dead = True
+        self._on_fatal(_error(what, error))
+
+    def _next_file_if_room(self, file: AppendFile) -> AppendFile:
+        """Goes on in a new file; in the old one for now if there is no room for it."""
         try:
-            file.sync()
+            self._next_file()
         except OSError as error:
-            # The kernel may have dropped the dirty pages: a second sync would lie.
-            raise _Fatal(self._error("sync the log", error)) from error
+            if error.errno not in NO_ROOM:
+                self._die("create a log file", error)
+            return file
+        file.close()
+        assert self._file is not None
+        return self._file
 
     def _next_file(self) -> None:
         number = self._number + 1
@@ -273,18 +218,14 @@ class Log:
         header = encode_file_header(number, self._end if self._number else 0, token)
         path = self._path(number)
         self._files.write_new(path, header)
-        previous, self._file = self._file, self._files.open_append(path)
+        self._file = self._files.open_append(path)
         self._number, self._token, self._end = number, token, len(header)
-        if previous is not None:
-            previous.close()
+
+    def _marker(self) -> list[bytes]:
+        return [encode_head(0, 0, self._end, KIND_BATCH, self._token), self._token]
 
     def _path(self, number: int) -> str:
         return f"{self._directory}/{number:06d}{FILE_SUFFIX}"
-
-    @staticmethod
-    def _error(what: str, error: OSError) -> StorageError:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return StorageError("53100" if full else "58030", f"could not {what}: {error.strerror}")
 
     # --- recovery
 
@@ -322,8 +263,6 @@ class Log:
                 self._file.sync()
         if not numbers:
             self._next_file()
-        self._thread = threading.Thread(target=self._run, name="shardb-log", daemon=True)
-        self._thread.start()
 
     @staticmethod
     def _check_file_header(path: str, number: int, data: bytes) -> tuple[bytes, int]:
@@ -342,12 +281,9 @@ class Log:
         return token, previous_size
 
 
-class _Fatal(Exception):
-    """Carries the error that must end the process out of the writer's loop."""
-
-    def __init__(self, error: StorageError) -> None:
-        super().__init__(error.message)
-        self.error = error
+def _error(what: str, error: OSError) -> StorageError:
+    sqlstate = "53100" if error.errno in NO_ROOM else "58030"
+    return StorageError(sqlstate, f"could not {what}: {error.strerror}")
 
 
 def _replay_file(

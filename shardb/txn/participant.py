@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from shardb._core.frames import split_items
 from shardb.errors import SqlError, StorageError
 from shardb.rpc import messages as m
 from shardb.txn import oracle, records
@@ -83,6 +84,7 @@ class Participant:
         self._outcomes: dict[bytes, int] = {}  # commit_ts, 0 if aborted; forgotten after a while
         self._ages: dict[bytes, int] = {}
         self._decided: dict[bytes, int] = {}  # two-phase commits, until all have acknowledged
+        self._owed: list[bytes] = []  # decide records that a full disk refused, to go first
 
     # --- timestamps and reads
 
@@ -165,12 +167,14 @@ class Participant:
             else:
                 reply(aborted_failure(message))
 
-        self.host.persist(records.ABORT, payload, durable)
+        self._persist(records.ABORT, payload, durable)
 
     def drop(self, state: State) -> None:
         """Ends an undecided, unprepared state without effect: its locks go."""
         assert state.phase == ACTIVE, state.phase
         self._end(state)
+        if state.abandon is not None:
+            state.abandon()
 
     def lose(self, owner: object) -> None:
         """A connection is gone: its unprepared transactions end."""
@@ -238,7 +242,7 @@ class Participant:
             self._end(state)
             done(commit_ts, None)
 
-        self.host.persist(records.COMMIT, payload, durable)
+        self._persist(records.COMMIT, payload, durable)
 
     def commit_message(self, message: m.CommitOne, reply: Reply) -> None:
         """Carries out CommitOne."""
@@ -315,7 +319,7 @@ class Participant:
             for call in after:
                 call()
 
-        self.host.persist(records.PREPARE, payload, durable)
+        self._persist(records.PREPARE, payload, durable)
 
     def decide(self, txn_id: bytes, commit_ts: int, reply: Reply) -> None:
         """Carries out the outcome of a prepared transaction; the answer follows its record.
@@ -336,14 +340,16 @@ class Participant:
         assert state.phase == PREPARED, state.phase
         assert commit_ts == 0 or commit_ts >= state.min_commit_ts, (commit_ts, state.min_commit_ts)
 
+        payload = records.encode_outcome(txn_id, commit_ts)
+
         def durable(error: StorageError | None) -> None:
             if error is None:
                 reply(m.Ack())
             else:
-                # Applied all the same; after a restart recovery decides it again.
+                self._owed.append(payload)
                 reply(m.Failure(error.sqlstate, error.message))
 
-        self.host.persist(records.DECIDE, records.encode_outcome(txn_id, commit_ts), durable)
+        self._persist(records.DECIDE, payload, durable)
         if commit_ts:
             self._apply(state, commit_ts)
             self._decided[txn_id] = commit_ts
@@ -394,11 +400,11 @@ class Participant:
         state.min_commit_ts = record.min_commit_ts
         state.participants = record.participants
         for section in record.sections:
-            keys = records_items(section.keys, section.count)
+            keys = _items(section.keys, section.count)
             rows: Sequence[bytes | None] = (
                 [None] * section.count
                 if section.rows is None
-                else records_items(section.rows, section.count)
+                else _items(section.rows, section.count)
             )
             for key, row in zip(keys, rows, strict=True):
                 state.put(0, section.table_id, key, row)
@@ -430,6 +436,24 @@ class Participant:
 
     # --- inner workings
 
+    def _persist(self, kind: int, payload: bytes, done: Done) -> None:
+        """Appends a record, after the decisions applied here whose records did not get through.
+
+        Records queued together fail together, so none that builds on a decision overtakes it.
+        """
+        if self._owed:
+            owed, self._owed = self._owed, []
+            for earlier in owed:
+                self.host.persist(records.DECIDE, earlier, self._owe_again(earlier))
+        self.host.persist(kind, payload, done)
+
+    def _owe_again(self, payload: bytes) -> Done:
+        def durable(error: StorageError | None) -> None:
+            if error is not None:
+                self._owed.append(payload)
+
+        return durable
+
     def _assign(self, state: State, floor: int) -> int:
         ts = max(self.max_read_ts, floor, state.floor) + 1
         # Each request brings a fresh oracle timestamp, so this cannot happen (PROTOCOL 1).
@@ -458,10 +482,12 @@ class Participant:
         if state.bulk:
             self.bulk_writers = [other for other in self.bulk_writers if other is not state]
         waiters, state.waiters = state.waiters, []
-        for granted in self.locks.release_all(state):
-            granted()
+        grants = self.locks.release_all(state)
+        # Readers first: the next writer would put itself in their way at once, for ever.
         for wake in waiters:
             wake()
+        for granted in grants:
+            granted()
 
     def _answer_prepared(self, state: State, reply: Reply) -> None:
         if state.phase == PREPARED:
@@ -481,10 +507,8 @@ class Participant:
                 del self._outcomes[old]
 
 
-def records_items(data: bytes, count: int) -> list[bytes]:
+def _items(data: bytes, count: int) -> list[bytes]:
     """The items of a section read from the log."""
-    from shardb._core.frames import split_items
-
     try:
         return split_items(data, count)
     except ValueError as error:

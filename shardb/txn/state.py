@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
+from shardb import limits
 from shardb._core.frames import join_items, split_items
 from shardb.errors import SqlError
 from shardb.rpc.messages import Message, Participant
@@ -47,10 +48,11 @@ class KeySet(Protocol):
 class Bulk:
     """Large inserts into one table: (statement, count, keys, rows) and the set of all their keys."""
 
-    __slots__ = ("chunks", "keys")
+    __slots__ = ("chunks", "keys", "stale")
 
     def __init__(self, keys: KeySet) -> None:
         self.keys = keys
+        self.stale = False  # the set also has keys of chunks that were taken back
         self.chunks: list[tuple[int, int, bytes, bytes]] = []
 
 
@@ -58,8 +60,10 @@ class State:
     """One transaction on one range."""
 
     __slots__ = (
+        "abandon",
         "after",
         "bulk",
+        "bytes",
         "floor",
         "held",
         "last_reply",
@@ -70,8 +74,6 @@ class State:
         "owner",
         "participants",
         "phase",
-        "read_floor",
-        "running",
         "state_id",
         "statements",
         "txn_id",
@@ -84,11 +86,11 @@ class State:
         self.owner = owner  # the connection it came over, opaque; None after a restart
         self.phase = ACTIVE
         self.statements: set[int] = set()
-        self.running = 0  # the statement being carried out, 0 if none
+        self.abandon: Callable[[], None] | None = None  # ends the statement being carried out
         self.last_statement = 0
         self.last_reply: Message | None = None
         self.floor = 0  # the largest commit_ts read, locked or overwritten
-        self.read_floor = 0
+        self.bytes = 0  # of buffered writes, ever
         self.log: list[tuple[int, int, bytes, bytes | None, Previous]] = []
         self.overlays: dict[int, dict[bytes, bytes | None]] = {}
         self.bulk: dict[int, Bulk] = {}
@@ -107,8 +109,15 @@ class State:
         overlay = self.overlays.get(table_id)
         if overlay is None:
             overlay = self.overlays[table_id] = {}
+        self.grow(len(key) + len(row or b""))
         self.log.append((statement, table_id, key, row, overlay.get(key, MISSING)))
         overlay[key] = row
+
+    def grow(self, size: int) -> None:
+        """Counts bytes of buffered writes; 54000 if they become too many."""
+        self.bytes += size
+        if self.bytes > limits.TXN_BUFFER_MAX_BYTES:
+            raise SqlError("54000", "the transaction writes too much to one range")
 
     def overlay(self, table_id: int) -> dict[bytes, bytes | None] | None:
         """The transaction's own writes to a table by key, or None; bulk is unpacked first."""
@@ -137,6 +146,7 @@ class State:
                 overlay[key] = previous
         for bulk in self.bulk.values():
             bulk.chunks = [chunk for chunk in bulk.chunks if chunk[0] <= statement]
+            bulk.stale = True
         self.statements = {number for number in self.statements if number <= statement}
 
     def keep(self, statements: Iterable[int]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import queue
 import random
 import signal
 import subprocess
@@ -30,13 +29,21 @@ def replay(engine: Engine, record: LogRecord) -> None:
     tablet.apply([(record.payload, LAYOUT.encode([record.index]))], record.index)
 
 
-def opened(
-    path: Path, notify: Callable[[Callable[[], None]], object] = lambda call: None
-) -> Engine:
+class NoLoop:
+    """Nobody is told before `close`."""
+
+    def add_reader(self, fd: int, callback: Callable[[], None], /) -> None:
+        pass
+
+    def remove_reader(self, fd: int, /) -> None:
+        pass
+
+
+def opened(path: Path) -> Engine:
     def fatal(error: StorageError) -> None:
         raise error
 
-    return Engine(str(path), SystemFiles(), SystemRng(), replay, notify, fatal)
+    return Engine(str(path), SystemFiles(NoLoop()), SystemRng(), replay, fatal)
 
 
 def test_tablets_come_back_and_indexes_go_on(tmp_path: Path) -> None:
@@ -103,19 +110,31 @@ def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> N
 
 
 WRITER = """
-import queue, sys
+import asyncio, sys
 from shardb.env import SystemFiles, SystemRng
 from shardb.storage.engine import Engine
 
-calls = queue.SimpleQueue()
-engine = Engine(sys.argv[1], SystemFiles(), SystemRng(), lambda e, r: None, calls.put, sys.exit)
-index = engine.last_index(1)
-while True:
+async def main():
+    files = SystemFiles(asyncio.get_running_loop())
+    engine = Engine(sys.argv[1], files, SystemRng(), lambda e, r: None, sys.exit)
+    index = engine.last_index(1)
+
+    def durable(error, key):
+        nonlocal index
+        print(key.decode(), flush=True)
+        index += 1
+        append(index)
+
+    def append(index):
+        key = b"%d" % index
+        engine.append(1, 1, key, lambda error: durable(error, key))
+
     for _ in range(7):
         index += 1
-        key = b"%d" % index
-        engine.append(1, 1, key, lambda error, key=key: print(key.decode(), flush=True))
-    calls.get()()
+        append(index)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
 """
 
 
@@ -140,16 +159,3 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
         found = {int(key) for key, _, _ in engine.tablets[1, 1].cursor()}
         assert found == set(range(1, engine.last_index(1) + 1))
         engine.close()
-
-
-def test_close_tells_the_callbacks_itself(tmp_path: Path) -> None:
-    told: list[StorageError | None] = []
-    calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-    engine = opened(tmp_path, calls.put)
-    for _ in range(100):
-        engine.append(1, PUT, b"k", told.append)
-    engine.close()
-    assert told == [None] * 100
-    while not calls.empty():
-        calls.get()()
-    assert told == [None] * 100

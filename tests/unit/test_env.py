@@ -2,52 +2,76 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import asyncio
+import errno
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import pytest
-
-from shardb.env import SystemClock, SystemFiles, SystemRng
+from shardb.env import AppendFile, SyncFailed, SystemClock, SystemFiles, SystemRng
 
 
-def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole_pwritev, whole_pwrite = os.pwritev, os.pwrite
+class NoLoop:
+    def add_reader(self, fd: int, callback: Callable[[], None], /) -> None:
+        pass
 
-    def some_of_many(fd: int, parts: Sequence[bytes], offset: int) -> int:
-        return whole_pwritev(fd, [b"".join(parts)[:3]], offset)
+    def remove_reader(self, fd: int, /) -> None:
+        pass
 
-    def some(fd: int, data: memoryview, offset: int) -> int:
-        return whole_pwrite(fd, data[:2], offset)
 
-    monkeypatch.setattr(os, "pwritev", some_of_many)
-    monkeypatch.setattr(os, "pwrite", some)
+FILES = SystemFiles(NoLoop())
+
+
+def append(file: AppendFile, parts: Sequence[bytes]) -> OSError | None:
+    told: list[OSError | None] = []
+    file.append_durably(parts, told.append)
+    file.wait()
+    assert len(told) == 1
+    return told[0]
+
+
+def test_appends_cuts_and_going_on(tmp_path: Path) -> None:
     path = str(tmp_path / "f")
-    file = SystemFiles().open_append(path)
-    file.append([b"hello ", b"", b"world"])
-    file.append([b"!"])
-    file.sync()
-    file.close()
-    assert SystemFiles().read(path) == b"hello world!"
-
-
-def test_many_parts_cuts_and_going_on(tmp_path: Path) -> None:
-    files, path = SystemFiles(), str(tmp_path / "f")
-    file = files.open_append(path)
+    file = FILES.open_append(path)
     parts = [b"%d," % n * 200 for n in range(3000)]
-    file.append(parts)
-    file.truncate(10)
-    file.append([b"end"])
+    assert append(file, [b"small ", b"", b"parts "]) is None
+    assert append(file, parts) is None
+    assert FILES.read(path) == b"small parts " + b"".join(parts)
+    file.truncate(6)
+    assert append(file, [b"end"]) is None
     file.close()
-    assert files.read(path) == b"".join(parts)[:10] + b"end"
-    again = files.open_append(path)
-    again.append([b"!"])
+    again = FILES.open_append(path)
+    assert append(again, [b"!"]) is None
     again.close()
-    assert files.read(path)[-4:] == b"end!"
+    assert FILES.read(path) == b"small end!"
+
+
+def test_a_full_disk_and_a_file_that_cannot_be_synced(tmp_path: Path) -> None:
+    full = FILES.open_append("/dev/full")
+    error = append(full, [b"x"])
+    assert error is not None and error.errno == errno.ENOSPC
+    assert not isinstance(error, SyncFailed)
+    full.close()
+    unsyncable = FILES.open_append("/dev/null")
+    assert isinstance(append(unsyncable, [b"x"]), SyncFailed)
+    unsyncable.close()
+
+
+def test_the_loop_is_told_without_waiting(tmp_path: Path) -> None:
+    async def work() -> int:
+        told = asyncio.get_running_loop().create_future()
+        files = SystemFiles(asyncio.get_running_loop())
+        file = files.open_append(str(tmp_path / "f"))
+        file.append_durably([b"x"], told.set_result)
+        assert not told.done()
+        assert await asyncio.wait_for(told, 10) is None
+        file.close()
+        return len(files.read(str(tmp_path / "f")))
+
+    assert asyncio.run(work()) == 1
 
 
 def test_new_files_replace_old_ones(tmp_path: Path) -> None:
-    files = SystemFiles()
+    files = FILES
     files.make_directory(str(tmp_path / "a" / "b"))
     files.make_directory(str(tmp_path / "a" / "b"))
     path = str(tmp_path / "a" / "b" / "f")
@@ -59,7 +83,7 @@ def test_new_files_replace_old_ones(tmp_path: Path) -> None:
 
 
 def test_a_lock_is_exclusive_until_closed(tmp_path: Path) -> None:
-    files, path = SystemFiles(), str(tmp_path / "LOCK")
+    files, path = FILES, str(tmp_path / "LOCK")
     first = files.lock(path)
     assert first is not None
     assert files.lock(path) is None

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
-import queue
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardb.env import AppendFile, Lock, SystemFiles, SystemRng
+from shardb.env import AppendFile, Lock, SyncFailed, SystemFiles, SystemRng
 from shardb.errors import StorageError
 from shardb.storage.log import (
     FILE_HEADER_BYTES,
@@ -34,8 +35,12 @@ class Disk:
     free_bytes: int = 1 << 40
     fail_sync: bool = False
     fail_truncate: bool = False
-    sync_gate: queue.SimpleQueue[None] | None = None
     syncs: int = 0
+    jobs: list[Callable[[], None]] = field(default_factory=list)
+
+    def step(self) -> None:
+        """Carries out one append of those under way."""
+        self.jobs.pop(0)()
 
     def make_directory(self, path: str) -> None:
         pass
@@ -71,17 +76,35 @@ class DiskFile:
     disk: Disk
     path: str
 
-    def append(self, parts: Sequence[bytes]) -> None:
+    def append_durably(
+        self, parts: Sequence[bytes], done: Callable[[OSError | None], None]
+    ) -> None:
+        assert not self.disk.jobs, "one append at a time"
+
+        def work() -> None:
+            try:
+                self.write(parts)
+                self.sync()
+            except OSError as error:
+                done(error)
+            else:
+                done(None)
+
+        self.disk.jobs.append(work)
+
+    def wait(self) -> None:
+        if self.disk.jobs:
+            self.disk.step()
+
+    def write(self, parts: Sequence[bytes]) -> None:
         for part in parts:
             room = min(len(part), self.disk.free_bytes)
             self.disk.written[self.path] += part[:room]
             self.disk.take(len(part))
 
     def sync(self) -> None:
-        if self.disk.sync_gate is not None:
-            self.disk.sync_gate.get()
         if self.disk.fail_sync:
-            raise OSError(errno.EIO, "Input/output error")
+            raise SyncFailed(errno.EIO, "Input/output error")
         self.disk.syncs += 1
         self.disk.synced[self.path] = bytes(self.disk.written[self.path])
 
@@ -95,15 +118,15 @@ class DiskFile:
 
 
 class Bench:
-    """A log with its appending thread: this one, which runs what `notify` hands over."""
+    """A log on a disk, and what its callbacks said."""
 
     def __init__(self, disk: Disk, file_target_bytes: int = 1 << 20) -> None:
-        self.calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self.fatal: queue.SimpleQueue[StorageError] = queue.SimpleQueue()
+        self.disk = disk
+        self.fatal: list[StorageError] = []
         self.replayed: list[LogRecord] = []
         self.outcomes: dict[int, str] = {}
         self.index = 0
-        self.log = Log("log", disk, SystemRng(), self.calls.put, self.fatal.put, file_target_bytes)
+        self.log = Log("log", disk, SystemRng(), self.fatal.append, file_target_bytes)
         self.log.recover(self.replayed.append)
 
     def append(self, payload: bytes) -> int:
@@ -118,7 +141,7 @@ class Bench:
 
     def run_until(self, index: int) -> str:
         while index not in self.outcomes:
-            self.calls.get(timeout=10)()
+            self.disk.step()
         return self.outcomes[index]
 
     def payloads(self) -> list[bytes]:
@@ -163,31 +186,40 @@ def test_records_come_back_as_appended() -> None:
 def test_nothing_is_told_before_it_is_synced() -> None:
     disk = Disk()
     bench = Bench(disk)
-    disk.sync_gate = queue.SimpleQueue()
     index = bench.append(b"x")
-    with pytest.raises(queue.Empty):
-        bench.calls.get(timeout=0.05)
-    disk.sync_gate.put(None)
-    assert bench.run_until(index) == "durable"
+    assert bench.outcomes == {}
+    disk.step()
+    assert bench.outcomes == {index: "durable"}
     assert b"x" in disk.synced[FIRST]
-    disk.sync_gate.put(None)
-    bench.log.close()
 
 
 def test_what_waits_during_a_sync_is_one_batch() -> None:
     disk = Disk()
     bench = Bench(disk)
-    gate: queue.SimpleQueue[None] = queue.SimpleQueue()
-    disk.sync_gate = gate
     for number in range(50):
         bench.append(b"%d" % number)
     before = disk.syncs
-    for _ in range(3):
-        gate.put(None)
     bench.run_until(50)
-    assert disk.syncs - before <= 2
-    assert bench.log.records == 50
+    assert disk.syncs - before == 2
+    assert (bench.log.records, bench.log.batches) == (50, 2)
+    assert list(bench.outcomes) == list(range(1, 51))
+
+
+def test_callbacks_may_append() -> None:
+    disk = Disk()
+    bench = Bench(disk)
+    told: list[int] = []
+
+    def again(error: StorageError | None) -> None:
+        told.append(bench.index)
+        if bench.index < 5:
+            bench.index += 1
+            bench.log.append(7, 1, bench.index, 3, b"chain", again)
+
+    again(None)
     bench.log.close()
+    assert told == [0, 1, 2, 3, 4, 5]
+    assert len(Bench(disk).payloads()) == 5
 
 
 def test_files_follow_one_another() -> None:
@@ -210,7 +242,7 @@ def test_a_full_disk_fails_what_waits_and_the_log_goes_on() -> None:
     disk.free_bytes = 1 << 20
     assert bench.run_until(bench.append(b"after")) == "durable"
     bench.log.close()
-    assert bench.fatal.empty()
+    assert bench.fatal == []
     assert Bench(disk).payloads() == [b"kept", b"after"]
 
 
@@ -219,26 +251,43 @@ def test_what_was_queued_behind_a_failed_write_fails_with_it() -> None:
     bench = Bench(disk)
     disk.free_bytes = 60
     first = bench.append(bytes(1000))
-    deliver = bench.calls.get(timeout=10)
-    disk.free_bytes = 1 << 20
     second = bench.append(b"built on the first")
-    deliver()
+    disk.step()
     assert bench.outcomes == {first: "53100", second: "53100"}
+    disk.free_bytes = 1 << 20
     assert bench.run_until(bench.append(b"new")) == "durable"
     bench.log.close()
     assert Bench(disk).payloads() == [b"new"]
 
 
-def test_no_room_for_the_next_file_is_a_full_disk() -> None:
+def test_without_room_for_the_next_file_the_old_one_goes_on() -> None:
     disk = Disk()
     bench = Bench(disk, file_target_bytes=100)
-    bench.run_until(bench.append(bytes(200)))
+    bench.append(bytes(200))
+    disk.free_bytes = 400
+    assert bench.run_until(1) == "durable"
     disk.free_bytes = 3
     assert bench.run_until(bench.append(b"x")) == "53100"
     disk.free_bytes = 1 << 20
     assert bench.run_until(bench.append(b"y")) == "durable"
     bench.log.close()
     assert Bench(disk).payloads() == [bytes(200), b"y"]
+
+
+def test_no_room_for_a_file_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk()
+    bench = Bench(disk, file_target_bytes=190)
+    with monkeypatch.context() as patch:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        patch.setattr(disk, "write_new", Mock(side_effect=full))
+        bench.run_until(bench.append(bytes(200)))
+        bench.run_until(bench.append(b"still the first"))
+    assert list(disk.written) == [FIRST]
+    bench.run_until(bench.append(b"the last of the first"))
+    bench.run_until(bench.append(b"second"))
+    bench.log.close()
+    assert len(disk.written) == 2
+    assert Bench(disk).payloads()[1:] == [b"still the first", b"the last of the first", b"second"]
 
 
 @pytest.mark.parametrize("fault", ["sync", "truncate"])
@@ -249,11 +298,12 @@ def test_a_disk_that_cannot_be_trusted_is_fatal(fault: str) -> None:
         disk.fail_sync = True
     else:
         disk.free_bytes, disk.fail_truncate = 60, True
-    index = bench.append(bytes(500))
-    assert bench.fatal.get(timeout=10).sqlstate == "58030"
+    bench.append(bytes(500))
+    disk.step()
     bench.append(b"later")
     bench.log.close()
-    assert bench.outcomes == {} and index == 1
+    assert [error.sqlstate for error in bench.fatal] == ["58030"]
+    assert bench.outcomes == {} and not disk.jobs
 
 
 BATCHES = st.lists(st.lists(st.binary(max_size=40), min_size=1, max_size=4), min_size=1, max_size=5)
@@ -327,7 +377,7 @@ def several_files() -> Disk:
     for number in range(3):
         bench.run_until(bench.append(b"%d" % number * 100))
     bench.log.close()
-    assert len(disk.written) == 3
+    assert len(disk.written) == 4
     return disk
 
 
@@ -370,25 +420,30 @@ def test_golden_bytes() -> None:
 
 def test_on_a_real_disk(tmp_path: Path) -> None:
     directory = str(tmp_path / "log")
-    calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
     told: list[StorageError | None] = []
 
     def fatal(error: StorageError) -> None:
         raise error
 
-    def opened(replayed: list[LogRecord]) -> Log:
-        log = Log(directory, SystemFiles(), SystemRng(), calls.put, fatal, 10_000)
+    def opened(loop: asyncio.AbstractEventLoop, replayed: list[LogRecord]) -> Log:
+        log = Log(directory, SystemFiles(loop), SystemRng(), fatal, 10_000)
         log.recover(replayed.append)
         return log
 
-    log = opened([])
     payloads = [b"%d" % n * (n % 50) for n in range(1, 1500)]
-    for index, payload in enumerate(payloads, 1):
-        log.append(1, 1, index, 1, payload, told.append)
-        if index % 300 == 0:
-            calls.get(timeout=10)()
-    log.close()
-    assert told == [None] * len(payloads)
+
+    async def work(replayed: list[LogRecord]) -> None:
+        loop = asyncio.get_running_loop()
+        log = opened(loop, [])
+        for index, payload in enumerate(payloads, 1):
+            log.append(1, 1, index, 1, payload, told.append)
+            if index % 300 == 0:
+                while len(told) < index:
+                    await asyncio.sleep(0.001)
+        log.close()
+        opened(loop, replayed).close()
+
     replayed: list[LogRecord] = []
-    opened(replayed).close()
+    asyncio.run(work(replayed))
+    assert told == [None] * len(payloads)
     assert [record.payload for record in replayed] == payloads

@@ -1,0 +1,728 @@
+"""Binds queries: FROM clauses to scopes, select lists, grouping, ordering, WITH and set operations."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlglot import exp
+
+from coordinator.catalog import Catalog
+from coordinator.sql import catalog_tables
+from coordinator.sql import typesystem as ts
+from coordinator.sql.bind_expr import ExpressionBinder, data_type, name_of
+from coordinator.sql.coerce import Coercer, Parameters, cast_node
+from coordinator.sql.grouping import check_grouping
+from coordinator.sql.operators import Operators
+from coordinator.sql.parse import position_of
+from coordinator.sql.scope import RelationScope, Scope, ScopeColumn
+from coordinator.sql.tree import (
+    CatalogScan,
+    ColumnRef,
+    Cte,
+    CteScan,
+    Derived,
+    Expression,
+    FunctionScan,
+    Join,
+    Literal,
+    Output,
+    Query,
+    Relation,
+    Scan,
+    SelectQuery,
+    SetQuery,
+    SortKey,
+    ValuesQuery,
+)
+from shardb.errors import SqlError, unsupported
+from shardb.limits import STATEMENT_DEPTH_MAX
+from shardb.meta.descriptors import Table
+from shardb.program import TypeRef
+from shardb.types import TypeCode as T
+
+_REFUSED: Final = ("laterals", "connect", "sample", "qualify", "cluster", "match", "into", "pivots",
+                   "prewhere", "settings", "format", "kind", "hint", "operation_modifiers")
+
+
+class Context:
+    """What one statement's binders share."""
+
+    def __init__(self, catalog: Catalog, text: str, declared: list[TypeRef]) -> None:
+        self.catalog = catalog
+        self.text = text
+        self.user = "shardb"
+        self.parameters = Parameters(declared)
+        self.coercer = Coercer(self.parameters)
+        self.operators = Operators(self.coercer)
+        self.uses_now = False
+        self._aliases = 0
+        self.depth = 0
+
+    def alias(self, prefix: str = "s") -> str:
+        """A fresh engine name."""
+        self._aliases += 1
+        return f"{prefix}{self._aliases}"
+
+    def relation_oid(self, name: str, schema: str) -> int | None:
+        """The OID of a table or catalog table."""
+        table = self.catalog.lookup(name, schema)
+        if table is not None:
+            return table.id
+        return catalog_tables.oid_of(name)
+
+
+class QueryBinder:
+    """Binds one query level; subqueries get binders of their own with `parent` scopes."""
+
+    def __init__(self, context: Context, ctes: dict[str, tuple[str, list[Output]]]) -> None:
+        self.context = context
+        self.ctes = ctes
+        self.saw_aggregate = False
+
+    # --- entrances
+
+    def query(
+        self, node: exp.Expression, parent: Scope | None = None, settle: bool = True
+    ) -> Query:
+        """A SELECT, VALUES, set operation or a parenthesized one.
+
+        Without `settle` output columns may stay of unknown type, for a caller that knows better.
+        """
+        self.context.depth += 1
+        if self.context.depth > STATEMENT_DEPTH_MAX:
+            raise SqlError("54001", "stack depth limit exceeded")
+        try:
+            query = self._query(node, parent)
+        finally:
+            self.context.depth -= 1
+        if settle:
+            for at, output in enumerate(query.outputs):
+                if output.value.type.code == T.UNKNOWN:
+                    query = self.converted(query, at, ts.TEXT)
+        return query
+
+    def subquery(self, node: exp.Expression, scope: Scope) -> Query:
+        """A subquery of an expression in `scope`."""
+        return QueryBinder(self.context, self.ctes).query(node, scope)
+
+    def converted(self, query: Query, index: int, target: TypeRef) -> Query:
+        """`query` with output `index` cast to `target`; a constant takes the type in place."""
+        value = query.outputs[index].value
+        if value.type.code == T.UNKNOWN and isinstance(query, SelectQuery):
+            typed = self.context.coercer.coerce(value, target, "implicit")
+            if typed is not None:
+                query.outputs[index].value = typed
+                for at, key in enumerate(query.order):
+                    if key.value == value:
+                        query.order[at] = SortKey(typed, key.descending, key.nulls_first)
+                return query
+        source = self.context.alias()
+        outputs = [
+            Output(out.name, ColumnRef(out.value.type, source, at, out.name))
+            for at, out in enumerate(query.outputs)
+        ]
+        outputs[index].value = cast_node(outputs[index].value, target)
+        return SelectQuery(outputs, Derived(source, query))
+
+    def _query(self, node: exp.Expression, parent: Scope | None) -> Query:
+        with_ = node.args.get("with_")
+        ctes: list[Cte] = []
+        if with_ is not None:
+            self.ctes = dict(self.ctes)
+            ctes = [self.cte(cte, bool(with_.args.get("recursive")), parent)
+                    for cte in with_.expressions]
+        bound: Query
+        if isinstance(node, (exp.Subquery, exp.Paren)):
+            bound = self._parenthesized(node, parent)
+        elif isinstance(node, exp.Select):
+            bound = self._select(node, parent)
+        elif isinstance(node, exp.SetOperation):
+            bound = self._set_operation(node, parent)
+        elif isinstance(node, exp.Values):
+            bound = self._values(node, parent)
+        elif isinstance(node, exp.Table):
+            bound = self._select(exp.select("*").from_(node), parent)
+        else:
+            raise unsupported(f"{type(node).__name__.upper()} as a query")
+        bound.ctes = ctes + bound.ctes
+        return bound
+
+    def _parenthesized(self, node: exp.Expression, parent: Scope | None) -> Query:
+        inner = self.query(node.this, parent)
+        extras = [key for key in ("order", "limit", "offset") if node.args.get(key) is not None]
+        if not extras:
+            return inner
+        source = self.context.alias()
+        outputs = [
+            Output(out.name, ColumnRef(out.value.type, source, at, out.name))
+            for at, out in enumerate(inner.outputs)
+        ]
+        outer = SelectQuery(outputs, Derived(source, inner))
+        scope = Scope(parent=parent)
+        scope.add(RelationScope("", [ScopeColumn(o.name, o.value) for o in outputs]))
+        binder = ExpressionBinder(self, scope, "", windows=False)
+        self._order(node, outer, binder)
+        self._limits(node, outer)
+        return outer
+
+    def cte(self, node: exp.CTE, recursive: bool, parent: Scope | None) -> Cte:
+        name = name_of(node.args["alias"].this)
+        engine_name = self.context.alias("q")
+        names = [name_of(column) for column in node.args["alias"].args.get("columns") or ()]
+        body = node.this
+        if isinstance(body, (exp.Insert, exp.Update, exp.Delete)):
+            raise unsupported("data-modifying WITH")
+        if recursive and isinstance(body, exp.Union):
+            return self._recursive(name, engine_name, names, body, parent)
+        query = QueryBinder(self.context, dict(self.ctes)).query(body, parent)
+        self._rename(query, names, name)
+        self.ctes[name] = (engine_name, query.outputs)
+        return Cte(engine_name, query)
+
+    def _recursive(
+        self, name: str, engine_name: str, names: list[str], body: exp.Union, parent: Scope | None
+    ) -> Cte:
+        base = QueryBinder(self.context, dict(self.ctes)).query(body.this, parent)
+        self._rename(base, names, name)
+        self.ctes[name] = (engine_name, base.outputs)
+        step = QueryBinder(self.context, dict(self.ctes)).query(body.args["expression"], parent)
+        union = self._combine("union", not body.args.get("distinct"), base, step,
+                              position_of(body))
+        return Cte(engine_name, union, recursive=True)
+
+    @staticmethod
+    def _rename(query: Query, names: list[str], table: str) -> None:
+        if len(names) > len(query.outputs):
+            raise SqlError("42P10", f'table "{table}" has {len(query.outputs)} columns available '
+                           f"but {len(names)} columns specified")
+        for output, name in zip(query.outputs, names, strict=False):
+            output.name = name
+
+    # --- SELECT
+
+    def _select(self, node: exp.Select, parent: Scope | None) -> SelectQuery:
+        for key in _REFUSED:
+            if node.args.get(key):
+                raise unsupported(key.upper())
+        scope = Scope(parent=parent)
+        query = SelectQuery([])
+        query.source = self._from(node, scope)
+        windows = {
+            name_of(w.this): w for w in node.args.get("windows") or ()
+        }
+        where = node.args.get("where")
+        if where is not None:
+            binder = ExpressionBinder(self, scope, "WHERE", windows=False)
+            query.where = binder.conjuncts(where.this, "WHERE")
+        self.saw_aggregate = False
+        binder = ExpressionBinder(self, scope, "", windows=True)
+        binder.named_windows = windows
+        query.outputs = self.select_list(node.expressions, binder)
+        self._grouping(node, query, scope)
+        having = node.args.get("having")
+        if having is not None:
+            query.having = ExpressionBinder(self, scope, "", False).boolean(having.this, "HAVING")
+            query.grouped = True
+        distinct = node.args.get("distinct")
+        if distinct is not None:
+            on = distinct.args.get("on")
+            if on is not None:
+                items = on.expressions if isinstance(on, exp.Tuple) else [on]
+                query.distinct_on = [self._by_name_or_position(i, query, binder) for i in items]
+            else:
+                query.distinct = True
+        self._order(node, query, binder)
+        query.grouped = query.grouped or self.saw_aggregate or bool(query.group)
+        if query.grouped:
+            check_grouping(query, scope)
+        self._limits(node, query)
+        self._locks(node, query)
+        return query
+
+    def select_list(
+        self, items: list[exp.Expression], binder: ExpressionBinder
+    ) -> list[Output]:
+        outputs: list[Output] = []
+        for item in items:
+            value, alias = item, ""
+            if isinstance(item, exp.Alias):
+                value, alias = item.this, name_of(item.args["alias"])
+            if isinstance(value, exp.Star):
+                if not binder.scope.relations:
+                    raise SqlError("42601", "SELECT * with no tables specified is not valid",
+                                   position=position_of(value))
+                outputs += [_plain_output(c) for c in binder.scope.columns]
+                continue
+            if isinstance(value, exp.Column) and isinstance(value.this, exp.Star):
+                relation = binder.scope.relation(name_of(value.args["table"]),
+                                                 position_of(value))
+                outputs += [_plain_output(c) for c in relation.columns]
+                continue
+            bound = binder.bind(value)
+            output = Output(alias or output_name(value), bound)
+            if isinstance(value, exp.Column):
+                found = binder.scope.find(name_of(value.this), name_of(value.args.get("table")), 0)
+                output.table_id, output.attnum = found.table_id, found.attnum
+            outputs.append(output)
+        return outputs
+
+    def _grouping(self, node: exp.Select, query: SelectQuery, scope: Scope) -> None:
+        group = node.args.get("group")
+        if group is None:
+            return
+        for key in ("rollup", "cube", "grouping_sets", "totals", "all"):
+            if group.args.get(key):
+                raise unsupported(f"GROUP BY {key.upper().replace('_', ' ')}")
+        query.grouped = True
+        binder = ExpressionBinder(self, scope, "GROUP BY", windows=False)
+        for item in group.expressions:
+            if isinstance(item, (exp.Rollup, exp.Cube, exp.GroupingSets)):
+                raise unsupported("GROUP BY with grouping sets")
+            parts = item.expressions if isinstance(item, exp.Tuple) else [item]
+            for part in parts:
+                query.group.append(self._group_item(part, query, binder))
+
+    def _group_item(
+        self, item: exp.Expression, query: SelectQuery, binder: ExpressionBinder
+    ) -> Expression:
+        ordinal = self._ordinal(item, query, "GROUP BY")
+        if ordinal is not None:
+            return ordinal
+        if isinstance(item, exp.Column) and not item.args.get("table"):
+            name = name_of(item.this)
+            if not any(c.name == name for c in binder.scope.columns):
+                named = [out.value for out in query.outputs if out.name == name]
+                if named:
+                    return named[0]
+        return binder.settled(item)
+
+    def _ordinal(
+        self, item: exp.Expression, query: SelectQuery, clause: str
+    ) -> Expression | None:
+        if isinstance(item, exp.Literal) and not item.args.get("is_string"):
+            text = str(item.this)
+            if not text.isdigit():
+                raise SqlError("42601", f"non-integer constant in {clause}",
+                               position=position_of(item))
+            if not 1 <= int(text) <= len(query.outputs):
+                raise SqlError("42P10", f"{clause} position {text} is not in select list",
+                               position=position_of(item))
+            return query.outputs[int(text) - 1].value
+        return None
+
+    def _by_name_or_position(
+        self, item: exp.Expression, query: SelectQuery, binder: ExpressionBinder
+    ) -> Expression:
+        ordinal = self._ordinal(item, query, "ORDER BY")
+        if ordinal is not None:
+            return ordinal
+        if isinstance(item, exp.Column) and not item.args.get("table"):
+            name = name_of(item.this)
+            named = [out.value for out in query.outputs if out.name == name]
+            if named:
+                if any(value != named[0] for value in named):
+                    raise SqlError("42702", f'ORDER BY "{name}" is ambiguous',
+                                   position=position_of(item))
+                return named[0]
+        return binder.settled(item)
+
+    def _order(self, node: exp.Expression, query: SelectQuery, binder: ExpressionBinder) -> None:
+        order = node.args.get("order")
+        if order is None:
+            return
+        for item in order.expressions:
+            value = self._by_name_or_position(item.this, query, binder)
+            query.order.append(self._directed(item, value))
+        if query.distinct:
+            outputs = [out.value for out in query.outputs]
+            for item, key in zip(order.expressions, query.order, strict=True):
+                if key.value not in outputs:
+                    raise SqlError("42P10", "for SELECT DISTINCT, ORDER BY expressions must "
+                                   "appear in select list", position=position_of(item))
+
+    def sort_key(self, binder: ExpressionBinder, item: exp.Expression) -> SortKey:
+        """An ORDER BY item of an aggregate or window."""
+        return self._directed(item, binder.settled(item.this))
+
+    def _directed(self, item: exp.Expression, value: Expression) -> SortKey:
+        # The parser always fills in nulls_first, for PostgreSQL's default too.
+        return SortKey(value, bool(item.args.get("desc")), bool(item.args.get("nulls_first")))
+
+    def _limits(self, node: exp.Expression, query: Query) -> None:
+        binder = ExpressionBinder(self, Scope(), "LIMIT", windows=False)
+        limit, offset = node.args.get("limit"), node.args.get("offset")
+        if limit is not None:
+            if isinstance(limit, exp.Fetch):
+                if limit.args.get("limit_options") is not None and (
+                    limit.args["limit_options"].args.get("with_ties")
+                ):
+                    raise unsupported("FETCH ... WITH TIES")
+                count = limit.args.get("count") or exp.Literal.number(1)
+            else:
+                count = limit.args["expression"]
+            is_all = isinstance(count, exp.Column) and name_of(count.this) == "all"
+            query.limit = None if is_all else self._count(count, binder, "LIMIT")
+        if offset is not None:
+            query.offset = self._count(offset.args["expression"], binder, "OFFSET")
+
+    def _count(
+        self, node: exp.Expression, binder: ExpressionBinder, clause: str
+    ) -> Expression | None:
+        bound = binder.bind(node)
+        value = binder.coerce(bound, ts.INT8, "assignment", position_of(node))
+        if value is None:
+            raise SqlError("42804", f"argument of {clause} must be type bigint, not type "
+                           f"{ts.type_name(bound.type)}", position=position_of(node))
+        if isinstance(value, Literal):
+            if value.text is None:
+                return None
+            if value.text.startswith("-"):
+                code = "2201W" if clause == "LIMIT" else "2201X"
+                raise SqlError(code, f"{clause} must not be negative", position=position_of(node))
+        return value
+
+    def _locks(self, node: exp.Select, query: SelectQuery) -> None:
+        for lock in node.args.get("locks") or ():
+            query.locking = "update" if lock.args.get("update") else "share"
+            wait = lock.args.get("wait")
+            query.nowait = 1 if wait is True else 2 if wait is False else 0
+        if query.locking and (query.grouped or query.distinct):
+            raise SqlError("0A000", f"FOR {query.locking.upper()} is not allowed with "
+                           f"{'GROUP BY' if query.grouped else 'DISTINCT'} clause")
+
+    # --- FROM
+
+    def _from(self, node: exp.Expression, scope: Scope) -> Relation | None:
+        clause = node.args.get("from_")
+        joins = list(node.args.get("joins") or ())
+        if clause is None:
+            return None
+        return self.join_chain(clause.this, joins, scope)
+
+    def join_chain(
+        self, first: exp.Expression, joins: list[exp.Expression], scope: Scope
+    ) -> Relation:
+        """A table and the joins that follow it."""
+        relation = self._relation(first, scope)
+        for nested in first.args.get("joins") or ():
+            relation = self._join(relation, nested, scope)
+        for join in joins:
+            relation = self._join(relation, join, scope)
+        return relation
+
+    def _join(self, left: Relation, node: exp.Expression, scope: Scope) -> Relation:
+        seen = len(scope.relations)
+        left_columns = list(scope.columns)
+        right = self._relation(node.this, scope)
+        for nested in node.this.args.get("joins") or ():
+            right = self._join(right, nested, scope)
+        method = str(node.args.get("method") or "").upper()
+        side = str(node.args.get("side") or "").lower()
+        kind = str(node.args.get("kind") or "").lower()
+        if method not in ("", "NATURAL") or kind not in ("", "inner", "outer", "cross"):
+            raise unsupported(f"{method} {kind} JOIN".strip())
+        join_kind = side or ("cross" if kind == "cross" else "inner")
+        on = node.args.get("on")
+        using = [name_of(item) for item in node.args.get("using") or ()]
+        right_columns = [c for r in scope.relations[seen:] for c in r.columns]
+        if method == "NATURAL":
+            names = {c.name for c in right_columns}
+            using = [c.name for c in left_columns if c.name in names]
+        condition: Expression | None = None
+        if using:
+            condition = self._using(using, left_columns, right_columns, join_kind, scope)
+        elif on is not None:
+            binder = ExpressionBinder(self, scope, "JOIN conditions", windows=False)
+            condition = binder.boolean(on, "JOIN/ON")
+        if condition is None and join_kind == "inner":
+            join_kind = "cross"
+        return Join(join_kind, left, right, condition)
+
+    def _using(
+        self,
+        names: list[str],
+        left: list[ScopeColumn],
+        right: list[ScopeColumn],
+        kind: str,
+        scope: Scope,
+    ) -> Expression:
+        from coordinator.sql.tree import Call
+
+        merged, parts = [], []
+        for name in names:
+            pair = []
+            for side, label in ((left, "left"), (right, "right")):
+                found = [c for c in side if c.name == name]
+                if not found:
+                    raise SqlError("42703", f'column "{name}" specified in USING clause does not '
+                                   f"exist in {label} table")
+                if len(found) > 1:
+                    raise SqlError("42702", f'common column name "{name}" appears more than once '
+                                   f"in {label} table")
+                pair.append(found[0])
+            one, two = self.context.operators.comparable("=", pair[0].value, pair[1].value, 0)
+            parts.append(Call(ts.BOOL, "=", (one, two)))
+            value = pair[1].value if kind == "right" else pair[0].value
+            if kind == "full":
+                value = Call(one.type, "coalesce", (one, two))
+            merged.append(ScopeColumn(name, value, pair[0].table_id, pair[0].attnum))
+        rest = [c for c in (*left, *right) if c.name not in names]
+        scope.columns = merged + rest
+        return parts[0] if len(parts) == 1 else Call(ts.BOOL, "and", tuple(parts))
+
+    def _relation(self, node: exp.Expression, scope: Scope) -> Relation:
+        alias_node = node.args.get("alias")
+        alias = name_of(alias_node.this) if alias_node is not None and alias_node.this else ""
+        names = (
+            [name_of(c) for c in alias_node.args.get("columns") or ()]
+            if alias_node is not None else []
+        )
+        position = position_of(node)
+        if isinstance(node, exp.Lateral):
+            return self._derived(node.this, scope, alias, names, lateral=True)
+        if isinstance(node, (exp.Subquery, exp.Values)):
+            if isinstance(node, exp.Subquery) and isinstance(node.this, exp.Table):
+                return self.join_chain(node.this, [], scope)
+            return self._derived(node, scope, alias, names, lateral=False)
+        if isinstance(node, exp.Table):
+            if node.args.get("sample") or node.args.get("version"):
+                raise unsupported("TABLESAMPLE")
+            if isinstance(node.this, (exp.Anonymous, exp.Func)):
+                return self._function(node.this, scope, alias, names)
+            return self._table(node, scope, alias, names, position)
+        if isinstance(node, (exp.Anonymous, exp.Unnest)):
+            return self._function(node, scope, alias, names)
+        raise unsupported(f"{type(node).__name__.upper()} in FROM")
+
+    def _table(
+        self, node: exp.Table, scope: Scope, alias: str, names: list[str], position: int
+    ) -> Relation:
+        name, schema = name_of(node.this), name_of(node.args.get("db"))
+        source = self.context.alias()
+        if not schema and name in self.ctes:
+            engine_name, outputs = self.ctes[name]
+            columns = [
+                ScopeColumn(out.name, ColumnRef(out.value.type, source, at, out.name))
+                for at, out in enumerate(outputs)
+            ]
+            self._add(scope, alias or name, columns, names, position)
+            return CteScan(source, engine_name)
+        table = self.context.catalog.lookup(name, schema)
+        if table is not None:
+            self._add(scope, alias or name, table_columns(table, source), names, position)
+            return Scan(source, table)
+        virtual = catalog_tables.find(name, schema)
+        if virtual is not None:
+            columns = [
+                ScopeColumn(label, ColumnRef(ref, source, at, label))
+                for at, (label, ref) in enumerate(virtual.columns)
+            ]
+            self._add(scope, alias or name, columns, names, position)
+            return CatalogScan(source, virtual.name)
+        label = f"{schema}.{name}" if schema else name
+        raise SqlError("42P01", f'relation "{label}" does not exist', position=position)
+
+    def _derived(
+        self, node: exp.Expression, scope: Scope, alias: str, names: list[str], lateral: bool
+    ) -> Relation:
+        inner = node
+        if isinstance(node, exp.Subquery) and node.args.get("alias") is not None:
+            inner = node.copy()
+            inner.set("alias", None)
+            inner.set("joins", None)
+        if isinstance(node, exp.Values) and node.args.get("alias") is not None:
+            inner = node.copy()
+            inner.set("alias", None)
+        binder = QueryBinder(self.context, self.ctes)
+        query = binder.query(inner, scope if lateral else scope.parent)
+        source = self.context.alias()
+        columns = [
+            ScopeColumn(out.name, ColumnRef(out.value.type, source, at, out.name),
+                        out.table_id, out.attnum)
+            for at, out in enumerate(query.outputs)
+        ]
+        self._add(scope, alias, columns, names, 0)
+        return Derived(source, query, lateral)
+
+    def _function(
+        self, node: exp.Expression, scope: Scope, alias: str, names: list[str]
+    ) -> Relation:
+        name = str(node.this).lower() if isinstance(node, exp.Anonymous) else "function"
+        if name != "generate_series":
+            raise SqlError("42883", f"function {name} does not exist in FROM",
+                           position=position_of(node))
+        binder = ExpressionBinder(self, scope, "functions in FROM", windows=False)
+        args = [binder.bind(arg) for arg in node.expressions]
+        if not 2 <= len(args) <= 3:
+            raise SqlError("42883", "function generate_series takes two or three arguments",
+                           position=position_of(node))
+        if args[0].type.code in ts.MOMENTS:
+            first = [binder.coerce(a, ts.TIMESTAMP, "assignment") for a in args[:2]]
+            step = binder.coerce(args[2], ts.INTERVAL, "implicit") if len(args) > 2 else None
+            typed, ref = [*first, step], ts.TIMESTAMP
+        else:
+            wanted = ts.common_type([arg.type for arg in args])
+            ref = ts.INT8 if wanted is not None and wanted.code == T.INT8 else ts.INT4
+            typed = [binder.coerce(arg, ref, "implicit", position_of(node)) for arg in args]
+        if any(arg is None for arg in typed):
+            raise SqlError("42883", "function generate_series does not take these types",
+                           position=position_of(node))
+        source = self.context.alias()
+        label = alias or name
+        column = ScopeColumn(label, ColumnRef(ref, source, 0, label))
+        self._add(scope, label, [column], names, 0)
+        return FunctionScan(source, name, tuple(arg for arg in typed if arg is not None))
+
+    @staticmethod
+    def _add(
+        scope: Scope, name: str, columns: list[ScopeColumn], names: list[str], position: int
+    ) -> None:
+        if len(names) > len(columns):
+            raise SqlError("42P10", f'table "{name}" has {len(columns)} columns available but '
+                           f"{len(names)} columns specified", position=position)
+        renamed = [
+            ScopeColumn(names[at] if at < len(names) else c.name, c.value, c.table_id, c.attnum)
+            for at, c in enumerate(columns)
+        ]
+        scope.add(RelationScope(name, renamed), position)
+
+    # --- set operations and VALUES
+
+    def _set_operation(self, node: exp.SetOperation, parent: Scope | None) -> SetQuery:
+        kind = {exp.Union: "union", exp.Intersect: "intersect", exp.Except: "except"}[type(node)]
+        left = QueryBinder(self.context, self.ctes).query(node.this, parent, settle=False)
+        right = QueryBinder(self.context, self.ctes).query(
+            node.args["expression"], parent, settle=False
+        )
+        query = self._combine(kind, not node.args.get("distinct"), left, right,
+                              position_of(node))
+        order = node.args.get("order")
+        if order is not None:
+            query.order = [self._position_key(item, query.outputs) for item in order.expressions]
+        self._limits(node, query)
+        return query
+
+    def _position_key(
+        self, item: exp.Expression, outputs: list[Output]
+    ) -> tuple[int, bool, bool]:
+        names = [out.name for out in outputs]
+        value = item.this
+        if isinstance(value, exp.Literal) and str(value.this).isdigit():
+            at = int(str(value.this)) - 1
+            if not 0 <= at < len(outputs):
+                raise SqlError("42P10", f"ORDER BY position {at + 1} is not in select list",
+                               position=position_of(value))
+        elif isinstance(value, exp.Column) and name_of(value.this) in names:
+            at = names.index(name_of(value.this))
+        else:
+            raise SqlError(
+                "0A000", "invalid UNION/INTERSECT/EXCEPT ORDER BY clause",
+                detail="Only result column names can be used, not expressions or functions.",
+                position=position_of(value),
+            )
+        return at, bool(item.args.get("desc")), bool(item.args.get("nulls_first"))
+
+    def _combine(
+        self, kind: str, all_: bool, left: Query, right: Query, position: int
+    ) -> SetQuery:
+        if len(left.outputs) != len(right.outputs):
+            raise SqlError("42601", f"each {kind.upper()} query must have the same number of "
+                           "columns", position=position)
+        outputs = []
+        for at, (one, two) in enumerate(zip(left.outputs, right.outputs, strict=True)):
+            wanted = ts.common_type([one.value.type, two.value.type])
+            if wanted is None:
+                raise SqlError("42804", f"{kind.upper()} types {ts.type_name(one.value.type)} and "
+                               f"{ts.type_name(two.value.type)} cannot be matched",
+                               position=position)
+            if one.value.type.code != wanted.code:
+                left = self.converted(left, at, wanted)
+            if two.value.type.code != wanted.code:
+                right = self.converted(right, at, wanted)
+            outputs.append(Output(one.name, ColumnRef(wanted, "", at, one.name)))
+        return SetQuery(kind, all_, left, right, outputs)
+
+    def _values(self, node: exp.Values, parent: Scope | None) -> ValuesQuery:
+        binder = ExpressionBinder(self, Scope(parent=parent), "VALUES", windows=False)
+        rows = [
+            [binder.bind(item) for item in (
+                row.expressions if isinstance(row, exp.Tuple) else [row])]
+            for row in node.expressions
+        ]
+        if any(len(row) != len(rows[0]) for row in rows):
+            raise SqlError("42601", "VALUES lists must all be the same length")
+        columns = [
+            binder.common([row[at] for row in rows], "VALUES", position_of(node))
+            for at in range(len(rows[0]))
+        ]
+        rows = [list(row) for row in zip(*columns, strict=True)]
+        outputs = [
+            Output(f"column{at + 1}", ColumnRef(value.type, "", at, f"column{at + 1}"))
+            for at, value in enumerate(rows[0])
+        ]
+        query = ValuesQuery(rows, outputs)
+        order = node.args.get("order")
+        if order is not None:
+            query.order = [self._position_key(item, outputs) for item in order.expressions]
+        self._limits(node, query)
+        return query
+
+
+def _plain_output(column: ScopeColumn) -> Output:
+    return Output(column.name, column.value, column.table_id, column.attnum)
+
+
+def table_columns(table: Table, source: str) -> list[ScopeColumn]:
+    """The visible columns of a table under the engine name `source`."""
+    return [
+        ScopeColumn(
+            column.name,
+            ColumnRef(TypeRef(column.type_code, column.typmod), source, at, column.name),
+            table.id,
+            at + 1,
+        )
+        for at, column in enumerate(table.columns)
+        if not column.hidden
+    ]
+
+
+def output_name(node: exp.Expression) -> str:
+    """The name PostgreSQL gives an unnamed result column."""
+    if isinstance(node, exp.Column):
+        return name_of(node.this)
+    if isinstance(node, exp.Cast):
+        inner = output_name(node.this)
+        return inner if inner != "?column?" else _cast_name(node)
+    if isinstance(node, exp.Anonymous):
+        return str(node.this).lower()
+    if isinstance(node, (exp.Window, exp.Filter, exp.Paren, exp.Collate)):
+        return output_name(node.this)
+    if isinstance(node, exp.Dot):
+        return output_name(node.args["expression"])
+    if isinstance(node, exp.Case):
+        default = node.args.get("default")
+        return name_of(default.this) if isinstance(default, exp.Column) else "case"
+    if isinstance(node, (exp.Subquery, exp.Select)):
+        inner_select = node.this if isinstance(node, exp.Subquery) else node
+        if isinstance(inner_select, exp.Select) and inner_select.expressions:
+            first = inner_select.expressions[0]
+            return name_of(first.args["alias"]) if isinstance(first, exp.Alias) else (
+                output_name(first))
+    fixed = {
+        exp.Exists: "exists", exp.Boolean: "bool", exp.Extract: "extract",
+        exp.Substring: "substring", exp.Trim: "btrim", exp.StrPosition: "position",
+        exp.GroupConcat: "string_agg", exp.CurrentDate: "current_date", exp.Ceil: "ceil",
+        exp.Floor: "floor", exp.CurrentTimestamp: "current_timestamp", exp.Interval: "interval",
+        exp.Localtimestamp: "localtimestamp", exp.CurrentUser: "current_user",
+        exp.SessionUser: "session_user", exp.CurrentSchema: "current_schema",
+        exp.CurrentCatalog: "current_catalog", exp.AtTimeZone: "timezone", exp.Array: "array",
+    }
+    return fixed.get(type(node), "?column?")
+
+
+def _cast_name(node: exp.Cast) -> str:
+    names = {T.INT2: "int2", T.INT4: "int4", T.INT8: "int8", T.FLOAT4: "float4",
+             T.FLOAT8: "float8", T.BOOL: "bool", T.VARCHAR: "varchar", T.BPCHAR: "bpchar",
+             T.TIMESTAMP: "timestamp", T.TIMESTAMPTZ: "timestamptz", T.TIME: "time"}
+    ref = data_type(node.args["to"])
+    return names.get(T(ref.code), ts.type_name(ref))

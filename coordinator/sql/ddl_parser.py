@@ -1,0 +1,322 @@
+"""Parses CREATE TABLE, DROP TABLE, TRUNCATE and ALTER TABLE ADD PRIMARY KEY."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from coordinator.ddl.specs import (
+    AddPrimaryKey,
+    ColumnSpec,
+    CreateTable,
+    DropTable,
+    TableName,
+    Truncate,
+)
+from coordinator.plan.plans import UtilityPlan
+from coordinator.sql import typesystem as ts
+from coordinator.sql.bind_dml import DmlBinder
+from coordinator.sql.bind_query import Context
+from coordinator.sql.lexer import Cursor, syntax_error, tokenize
+from shardb.errors import SqlError, unsupported
+from shardb.limits import COLUMNS_MAX
+from shardb.meta.descriptors import Column
+from shardb.types import TypeCode as T
+
+_TWO_WORDS: Final = {"double": "precision", "character": "varying"}
+_REFUSED: Final = {"unique": "UNIQUE constraints", "check": "CHECK constraints",
+                   "references": "foreign keys", "foreign": "foreign keys",
+                   "exclude": "EXCLUDE constraints", "generated": "generated columns"}
+
+
+def parse_create(cursor: Cursor, context: Context) -> UtilityPlan:
+    """CREATE TABLE; the other CREATEs are refused by name."""
+    cursor.expect("create")
+    if cursor.accept_any("temp", "temporary", "global", "local"):
+        raise unsupported("a temporary table")
+    cursor.accept("unlogged")
+    if not cursor.token.is_word("table"):
+        if cursor.token.kind != "word":
+            raise syntax_error(cursor.token)
+        raise unsupported(f"CREATE {cursor.token.value.upper()}")
+    cursor.expect("table")
+    if_not_exists = cursor.accept("if", "not", "exists")
+    schema, name = cursor.qualified_name()
+    if not cursor.accept_mark("("):
+        if cursor.token.is_word("as", "of", "partition"):
+            raise unsupported(f"CREATE TABLE ... {cursor.token.value.upper()}")
+        raise syntax_error(cursor.token)
+    table = _Table(cursor, context, name)
+    if not cursor.accept_mark(")"):
+        while True:
+            table.element()
+            if not cursor.accept_mark(","):
+                break
+        cursor.expect_mark(")")
+    if cursor.token.is_word("inherits", "partition", "as"):
+        raise unsupported(f"CREATE TABLE ... {cursor.token.value.upper()}")
+    if cursor.accept("using"):
+        cursor.identifier()
+    options = _options(cursor) if cursor.accept("with") else {}
+    if cursor.accept("without"):
+        cursor.expect("oids")
+    if cursor.accept("tablespace"):
+        cursor.identifier()
+    return UtilityPlan("create_table", (table.finish(schema, if_not_exists, options),),
+                       "CREATE TABLE")
+
+
+class _Table:
+    """A CREATE TABLE in the making."""
+
+    def __init__(self, cursor: Cursor, context: Context, name: str) -> None:
+        self.cursor = cursor
+        self.context = context
+        self.name = name
+        self.columns: list[ColumnSpec] = []
+        self.key: tuple[str, ...] = ()
+        self.key_name = ""
+
+    def element(self) -> None:
+        """A column or a table constraint."""
+        cursor = self.cursor
+        constraint = ""
+        if cursor.token.is_word("constraint"):
+            cursor.advance()
+            constraint = cursor.identifier()
+        if cursor.token.is_word("primary") and cursor.peek().is_word("key"):
+            cursor.expect("primary", "key")
+            self._set_key(_column_list(cursor), constraint)
+            return
+        if cursor.token.kind == "word" and cursor.token.value in _REFUSED and (
+            constraint or cursor.peek().text == "(" or cursor.token.value == "foreign"
+        ):
+            raise unsupported(_REFUSED[cursor.token.value])
+        if cursor.token.is_word("like"):
+            raise unsupported("CREATE TABLE ... LIKE")
+        if constraint:
+            raise syntax_error(cursor.token)
+        self._column()
+
+    def _column(self) -> None:
+        cursor = self.cursor
+        position = cursor.token.start + 1
+        name = cursor.identifier()
+        if any(column.name == name for column in self.columns):
+            raise SqlError("42701", f'column "{name}" specified more than once',
+                           position=position)
+        ref = parse_type(cursor)
+        not_null, default = False, None
+        while True:
+            constraint = ""
+            if cursor.accept("constraint"):
+                constraint = cursor.identifier()
+            if cursor.accept("not", "null"):
+                not_null = True
+            elif cursor.accept("null"):
+                pass
+            elif cursor.accept("primary", "key"):
+                self._set_key((name,), constraint)
+            elif cursor.accept("default"):
+                start, end = cursor.balanced(
+                    (",", ")"), ("not", "null", "primary", "constraint", "unique", "check",
+                                 "references", "generated", "collate"))
+                default = cursor.text[start:end]
+            elif cursor.accept("collate"):
+                collation = cursor.qualified_name()[1]
+                if collation not in ("C", "POSIX", "default"):
+                    raise SqlError("42704", f'collation "{collation}" for encoding "UTF8" does '
+                                   "not exist")
+            elif cursor.token.kind == "word" and cursor.token.value in _REFUSED:
+                raise unsupported(_REFUSED[cursor.token.value])
+            elif constraint:
+                raise syntax_error(cursor.token)
+            else:
+                break
+        if default is not None:
+            # Binding it now reports a wrong type or function when the table is made.
+            DmlBinder(Context(self.context.catalog, default, [])).default(
+                Column(0, name, ref.code, ref.typmod, not_null, default))
+        self.columns.append(ColumnSpec(name, ref.code, ref.typmod, not_null, default))
+
+    def _set_key(self, names: tuple[str, ...], constraint: str) -> None:
+        if self.key:
+            raise SqlError("42P16", f'multiple primary keys for table "{self.name}" are not '
+                           "allowed")
+        self.key, self.key_name = names, constraint
+
+    def finish(self, schema: str, if_not_exists: bool, options: dict[str, str]) -> CreateTable:
+        """The finished value."""
+        if len(self.columns) > COLUMNS_MAX:
+            raise SqlError("54011", f"tables can have at most {COLUMNS_MAX} columns")
+        names = [column.name for column in self.columns]
+        for at, name in enumerate(self.key):
+            if name not in names:
+                raise SqlError("42703", f'column "{name}" named in key does not exist')
+            if name in self.key[:at]:
+                raise SqlError("42701", f'column "{name}" appears twice in primary key '
+                               "constraint")
+        columns = tuple(
+            ColumnSpec(c.name, c.type_code, c.typmod, c.not_null or c.name in self.key, c.default)
+            for c in self.columns
+        )
+        for column in columns:
+            if column.name in self.key and column.type_code in (T.JSON, T.JSONB, T.INTERVAL):
+                raise unsupported(f'a primary key column of type "{column.name}"')
+        split_at = options.pop("split_at", "")
+        if split_at and not self.key:
+            raise SqlError("22023", "split_at needs a primary key")
+        return CreateTable(
+            name=self.name, schema=schema, columns=columns, primary_key=self.key,
+            primary_key_name=self.key_name, if_not_exists=if_not_exists,
+            split_at=split_points(split_at) if split_at else (),
+            colocate_with=options.pop("colocate_with", ""), options=options,
+        )
+
+
+def parse_type(cursor: Cursor) -> ts.TypeRef:
+    """A type name with modifiers."""
+    position = cursor.token.start + 1
+    name = cursor.identifier()
+    if cursor.accept_mark("."):
+        name = cursor.identifier()
+    if name in _TWO_WORDS and cursor.accept(_TWO_WORDS[name]):
+        name += " " + _TWO_WORDS[name]
+    if name in ("serial", "bigserial", "smallserial", "serial4", "serial8"):
+        raise unsupported(f'type "{name}"', hint="Use an integer or a uuid key.")
+    modifiers: tuple[int, ...] = ()
+    if cursor.accept_mark("("):
+        numbers = [cursor.integer()]
+        while cursor.accept_mark(","):
+            numbers.append(cursor.integer())
+        cursor.expect_mark(")")
+        modifiers = tuple(numbers)
+    if name in ("timestamp", "time"):
+        if cursor.accept("with", "time", "zone"):
+            name = {"timestamp": "timestamptz", "time": "timetz"}[name]
+        else:
+            cursor.accept("without", "time", "zone")
+    if cursor.accept_mark("["):
+        raise unsupported("array type")
+    if cursor.token.is_word("array"):
+        raise unsupported("array type")
+    return ts.from_name(name, modifiers, position)
+
+
+def _column_list(cursor: Cursor) -> tuple[str, ...]:
+    cursor.expect_mark("(")
+    names = [cursor.identifier()]
+    while cursor.accept_mark(","):
+        names.append(cursor.identifier())
+    cursor.expect_mark(")")
+    if cursor.token.is_word("include", "using", "with"):
+        raise unsupported(f"PRIMARY KEY ... {cursor.token.value.upper()}")
+    return tuple(names)
+
+
+def _options(cursor: Cursor) -> dict[str, str]:
+    cursor.expect_mark("(")
+    options: dict[str, str] = {}
+    while True:
+        name = cursor.identifier()
+        value = "true"
+        if cursor.accept_mark("="):
+            sign = "-" if cursor.accept_mark("-") else ""
+            if cursor.token.kind not in ("word", "quoted", "string", "number"):
+                raise syntax_error(cursor.token)
+            value = sign + cursor.advance().value
+        options[name] = value
+        if not cursor.accept_mark(","):
+            break
+    cursor.expect_mark(")")
+    known = ("split_at", "colocate_with", "fillfactor")
+    for name in options:
+        if name not in known and not name.startswith(("autovacuum_", "toast", "parallel_")):
+            raise SqlError("22023", f'unrecognized parameter "{name}"')
+    return options
+
+
+def split_points(text: str) -> tuple[tuple[str | None, ...], ...]:
+    """The points of `split_at`: literals, or parenthesized lists of them, separated by commas."""
+    cursor = Cursor(text, tokenize(text))
+    points: list[tuple[str | None, ...]] = []
+    while True:
+        if cursor.accept_mark("("):
+            values = [_point_value(cursor)]
+            while cursor.accept_mark(","):
+                values.append(_point_value(cursor))
+            cursor.expect_mark(")")
+            points.append(tuple(values))
+        else:
+            points.append((_point_value(cursor),))
+        if not cursor.accept_mark(","):
+            break
+    cursor.finish()
+    return tuple(points)
+
+
+def _point_value(cursor: Cursor) -> str | None:
+    sign = "-" if cursor.accept_mark("-") else ""
+    if cursor.token.is_word("date", "timestamp", "timestamptz", "uuid"):
+        cursor.advance()
+    token = cursor.token
+    if token.kind not in ("string", "number") or (sign and token.kind == "string"):
+        raise SqlError("22023", f'invalid split point at or near "{token.text}"')
+    return sign + cursor.advance().value
+
+
+def parse_drop(cursor: Cursor, context: Context) -> UtilityPlan:
+    """DROP TABLE."""
+    cursor.expect("drop")
+    if not cursor.accept("table"):
+        if cursor.token.kind != "word":
+            raise syntax_error(cursor.token)
+        raise unsupported(f"DROP {cursor.token.value.upper()}")
+    if_exists = cursor.accept("if", "exists")
+    names = _names(cursor)
+    cursor.accept_any("cascade", "restrict")
+    return UtilityPlan("drop_table", (DropTable(names, if_exists),), "DROP TABLE")
+
+
+def parse_truncate(cursor: Cursor, context: Context) -> UtilityPlan:
+    """TRUNCATE."""
+    cursor.expect("truncate")
+    cursor.accept("table")
+    names = _names(cursor)
+    if cursor.accept_any("restart", "continue"):
+        cursor.expect("identity")
+    cursor.accept_any("cascade", "restrict")
+    for name in names:
+        if context.catalog.lookup(name.name, name.schema) is None:
+            raise SqlError("42P01", f'relation "{name}" does not exist')
+    return UtilityPlan("truncate", (Truncate(names),), "TRUNCATE TABLE")
+
+
+def parse_alter(cursor: Cursor, context: Context) -> UtilityPlan:
+    """ALTER TABLE ... ADD PRIMARY KEY."""
+    cursor.expect("alter")
+    if not cursor.accept("table"):
+        if cursor.token.kind != "word":
+            raise syntax_error(cursor.token)
+        raise unsupported(f"ALTER {cursor.token.value.upper()}")
+    cursor.accept("if", "exists")
+    cursor.accept("only")
+    name = TableName(*cursor.qualified_name())
+    constraint = ""
+    if cursor.accept("add"):
+        if cursor.accept("constraint"):
+            constraint = cursor.identifier()
+        if cursor.accept("primary", "key"):
+            columns = _column_list(cursor)
+            if context.catalog.lookup(name.name, name.schema) is None:
+                raise SqlError("42P01", f'relation "{name}" does not exist')
+            return UtilityPlan("add_primary_key", (AddPrimaryKey(name, columns, constraint),),
+                               "ALTER TABLE")
+    raise unsupported("this form of ALTER TABLE")
+
+
+def _names(cursor: Cursor) -> tuple[TableName, ...]:
+    cursor.accept("only")
+    names = [TableName(*cursor.qualified_name())]
+    while cursor.accept_mark(","):
+        names.append(TableName(*cursor.qualified_name()))
+    return tuple(names)

@@ -1,0 +1,1 @@
+"""Date input of compiled code: nothing for Python callers."""

@@ -1,0 +1,88 @@
+"""`python -m shardb.node`: one shard process of a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import signal
+import sys
+
+import pyarrow as pa
+import uvloop
+
+from shardb import __name__ as package
+from shardb.engine.fragment import FragmentEngine
+from shardb.errors import SqlError
+from shardb.meta import schema
+from shardb.meta.descriptors import Node
+from shardb.meta.registration import Registration
+from shardb.meta.remote import RemoteStore
+from shardb.node.server import NodeServer
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Asks the kernel for SIGTERM when the supervisor goes (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+async def serve(node_id: int, data: str, address: str, meta: str) -> None:
+    """Runs until SIGINT or SIGTERM."""
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    store = RemoteStore(meta)
+    nodes: dict[int, str] = {}
+    engine = FragmentEngine()
+
+    def filter_rows(sql: str, reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
+        return engine.run(sql, {"scan": reader}, [])
+
+    async def learn_nodes() -> None:
+        while True:
+            for node in await schema.read_all(store, Node):
+                nodes[node.id] = node.address
+            await asyncio.sleep(1.0)
+
+    server = NodeServer(node_id, data, address, nodes.get, filter_rows)
+    await server.start()
+    descriptor = Node(node_id, address)
+    registration = Registration(
+        store, [(schema.key_of(Node, node_id), schema.encode(descriptor))]
+    )
+    await registration.start()
+    learning = loop.create_task(learn_nodes())
+    await stopping.wait()
+    learning.cancel()
+    await server.stop()
+    try:
+        await registration.stop()
+    except SqlError:
+        pass  # the store is gone: the lease ends by itself
+    await store.close()
+
+
+def main() -> int:
+    """The process's entry; 1 with one line of explanation if it cannot start."""
+    parser = argparse.ArgumentParser(prog=f"{package}.node", description=__doc__)
+    parser.add_argument("--id", type=int, required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--listen", required=True, help="unix:/path or tcp:host:port")
+    parser.add_argument("--meta", required=True, help="address of the metadata store")
+    arguments = parser.parse_args()
+    die_with_parent()
+    try:
+        uvloop.run(serve(arguments.id, arguments.data, arguments.listen, arguments.meta))
+    except (SqlError, OSError) as error:
+        message = error.message if isinstance(error, SqlError) else str(error)
+        print(f"shardb: shard {arguments.id}: {message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,400 @@
+"""What a shard does with each message: the node without sockets.
+
+It owns the engine, the ranges and the registered programs. Reads that need not wait are answered in
+the call; everything else by a reply later. All on one thread, but for scans, whose batches are drawn
+by workers (`scan.py`).
+
+A node serves nothing before the first fresh oracle timestamp has arrived (Hello): it bounds every
+read that its former life has served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Final, Protocol
+
+from shardb import limits
+from shardb._core.frames import pack_rows
+from shardb._core.rowprog import Program
+from shardb.env import Files, Rng
+from shardb.errors import SqlError, StorageError
+from shardb.meta.descriptors import Range
+from shardb.node.ranges import LocalRange
+from shardb.node.scan import Filter, ScanJob
+from shardb.node.statements import TS_MAX, Registered, RowStatement, WriteStatement
+from shardb.rpc import framing
+from shardb.rpc import messages as m
+from shardb.rpc.transport import ServerConnection, error_failure
+from shardb.storage.engine import Engine
+from shardb.storage.log import LogRecord
+from shardb.txn import records
+from shardb.txn.locks import LockTable
+from shardb.txn.state import State
+
+UNKNOWN_PROGRAM: Final = m.Failure("SH001", "the program is not registered", aborted=True)
+NOT_HERE: Final = m.Failure("SH002", "the range is not on this shard", aborted=True)
+STARTING: Final = m.Failure("57P03", "the shard is starting", aborted=True)
+
+
+class InDoubt(Protocol):
+    """Who finds out what became of prepared transactions (`recover.Resolver`)."""
+
+    def add(self, local: LocalRange, state: State) -> None: ...
+
+
+class ShardNode:
+    """Opens the data directory, replays its log and serves messages.
+
+    `notify` and `on_fatal` as in `storage.log.Log`; `workers` run scans; `filter_rows` is the
+    fragment engine's filter.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        files: Files,
+        rng: Rng,
+        notify: Callable[[Callable[[], None]], object],
+        on_fatal: Callable[[StorageError], None],
+        workers: Executor,
+        filter_rows: Filter,
+    ) -> None:
+        self.ranges: dict[int, LocalRange] = {}
+        self.locks = LockTable()
+        self.programs: dict[int, Registered] = {}
+        self.serving = False
+        self.in_doubt: InDoubt | None = None
+        self.statements = 0
+        self._connections: set[ServerConnection] = set()
+        self._rng = rng
+        self._workers = workers
+        self._filter_rows = filter_rows
+        self._known_issued = 0
+        self.engine = Engine(path, files, rng, self._replay, notify, on_fatal)
+
+    def close(self) -> None:
+        """Makes everything appended durable and lets the directory go."""
+        self.engine.close()
+
+    def prepared_states(self) -> list[tuple[LocalRange, State]]:
+        """The transactions in doubt, after a start."""
+        return [
+            (local, state)
+            for local in self.ranges.values()
+            for state in local.participant.prepared.values()
+        ]
+
+    # --- replay
+
+    def _replay(self, engine: Engine, record: LogRecord) -> None:
+        kind = record.kind
+        if kind == records.INSTALL:
+            install = records.decode_install(record.payload)
+            self._range(engine, install.range).install(install.table)
+            return
+        local = self.ranges.get(record.range_id)
+        if local is None:
+            raise StorageError("XX001", f"log record of range {record.range_id}, never installed")
+        participant = local.participant
+        if kind == records.COMMIT:
+            participant.restore_commit(records.decode_commit(record.payload))
+        elif kind == records.PREPARE:
+            participant.restore_prepare(records.decode_prepare(record.payload))
+        elif kind in (records.DECIDE, records.ABORT):
+            participant.restore_outcome(records.decode_outcome(record.payload), kind)
+        elif kind == records.DROP:
+            local.drop(records.decode_drop(record.payload).table_id)
+        else:
+            raise StorageError("0A000", f"log record of unknown kind {kind}")
+
+    def _range(self, engine: Engine, descriptor: Range) -> LocalRange:
+        local = self.ranges.get(descriptor.id)
+        if local is None:
+            local = LocalRange(descriptor, engine, self.locks, self._rng, self._on_prepared)
+            local.participant.fence(self._known_issued)
+            self.ranges[descriptor.id] = local
+        return local
+
+    def _on_prepared(self, local: LocalRange, state: State) -> None:
+        if self.in_doubt is not None:
+            self.in_doubt.add(local, state)
+
+    # --- the handler of connections
+
+    def drop_connections(self) -> None:
+        """Closes every connection."""
+        for connection in list(self._connections):
+            connection.abort()
+
+    def on_lost(self, connection: ServerConnection) -> None:
+        self._connections.discard(connection)
+        for local in self.ranges.values():
+            local.participant.lose(connection)
+
+    def on_execute(
+        self, connection: ServerConnection, request_id: int, message: m.Execute
+    ) -> None:
+        """Runs a row program. A read that waits for nothing is answered at once."""
+        local = self.ranges.get(message.range_id)
+        registered = self.programs.get(message.program_id)
+        if local is None or registered is None or not self.serving:
+            self._refuse_execute(connection, request_id, local, registered)
+            return
+        self.statements += 1
+        participant = local.participant
+        if message.known_issued > participant.known_issued:
+            participant.known_issued = message.known_issued
+        tablet = local.tablets.get(registered.spec.table_id)
+        if tablet is None:
+            connection.reply(request_id, NOT_HERE)
+            return
+        spec = registered.spec
+        if spec.kind == "select" and not spec.locking:
+            self._select(connection, request_id, message, local, registered)
+            return
+
+        def reply(answer: m.Message) -> None:
+            connection.reply(request_id, answer)
+
+        if message.txn is None:
+            reply(m.Failure("XX000", "a write came without a transaction", aborted=True))
+            return
+        RowStatement(local, self.locks, message, registered, reply).run(connection)
+
+    def _refuse_execute(
+        self,
+        connection: ServerConnection,
+        request_id: int,
+        local: LocalRange | None,
+        registered: Registered | None,
+    ) -> None:
+        if not self.serving:
+            connection.reply(request_id, STARTING)
+        elif local is None:
+            connection.reply(request_id, NOT_HERE)
+        else:
+            assert registered is None
+            connection.reply(request_id, UNKNOWN_PROGRAM)
+
+    def _select(
+        self,
+        connection: ServerConnection,
+        request_id: int,
+        message: m.Execute,
+        local: LocalRange,
+        registered: Registered,
+    ) -> None:
+        participant = local.participant
+        program = registered.program
+        read_ts = message.read_ts
+        overlay = None
+        state: State | None = None
+        state_id = 0
+        txn = message.txn
+        if txn is not None and txn.state_id:
+            state = participant.states.get(txn.txn_id)
+            if state is None or state.state_id != txn.state_id:
+                connection.reply(
+                    request_id, m.Failure("40001", "the transaction was lost by a shard")
+                )
+                return
+            state_id = state.state_id
+            overlay = state.overlay(registered.spec.table_id)
+        try:
+            params = message.params
+            if participant.prepared:
+                participant.read_at(read_ts, message.floor)
+                if self._wait(connection, request_id, message, local, registered, state):
+                    return
+            ts = participant.read_at(read_ts, message.floor)
+            data, rows, _ = program.select(
+                local.tablets[registered.spec.table_id].memtable,
+                read_ts or TS_MAX,
+                params,
+                message.formats,
+                overlay,
+                local.low,
+                local.high,
+            )
+        except (SqlError, ValueError, MemoryError) as error:
+            connection.reply(request_id, error_failure(error))
+            return
+        connection.send(pack_rows(request_id, data, rows, state_id, 0, ts))
+
+    def _wait(
+        self,
+        connection: ServerConnection,
+        request_id: int,
+        message: m.Execute,
+        local: LocalRange,
+        registered: Registered,
+        state: State | None,
+    ) -> bool:
+        """Has a read wait for a prepared transaction in its way; False if there is none."""
+        program = registered.program
+        keys = program.points(message.params) if program.is_points else None
+        interval = None if keys is not None else program.interval(message.params)
+        blocker = local.participant.blocking(
+            registered.spec.table_id, keys, interval, message.read_ts, state
+        )
+        if blocker is None:
+            return False
+        blocker.waiters.append(
+            lambda: self._select(connection, request_id, message, local, registered)
+        )
+        return True
+
+    def on_message(
+        self, connection: ServerConnection, request_id: int, message: m.Message
+    ) -> None:
+        """Everything but Execute."""
+        if isinstance(message, m.Hello):
+            self._hello(connection, message)
+            return
+
+        def reply(answer: m.Message) -> None:
+            connection.reply(request_id, answer)
+
+        try:
+            self._dispatch(connection, request_id, message, reply)
+        except (SqlError, ValueError, MemoryError) as error:
+            reply(error_failure(error))
+
+    def _hello(self, connection: ServerConnection, message: m.Hello) -> None:
+        if message.protocol != framing.PROTOCOL_VERSION:
+            connection.abort()
+            return
+        connection.peer = message.peer
+        self._connections.add(connection)
+        if message.issued:
+            self._known_issued = max(self._known_issued, message.issued)
+            if not self.serving:
+                for local in self.ranges.values():
+                    local.participant.fence(message.issued)
+                self.serving = True
+
+    def _dispatch(
+        self,
+        connection: ServerConnection,
+        request_id: int,
+        message: m.Message,
+        reply: Callable[[m.Message], None],
+    ) -> None:
+        if isinstance(message, m.RegisterProgram):
+            self._register(message)
+            reply(m.Ack())
+        elif isinstance(message, m.Status):
+            reply(self._status())
+        elif isinstance(message, m.InstallTable):
+            self._install(message, reply)
+        elif isinstance(message, m.QueryOutcome):
+            local = self.ranges.get(message.range_id)
+            if local is None:
+                reply(m.Outcome("unknown", 0))
+            else:
+                local.participant.query(message, reply)
+        elif isinstance(message, m.Decide):
+            local = self.ranges.get(message.range_id)
+            if local is None:
+                reply(m.Ack())
+            else:
+                local.participant.decide(message.txn_id, message.commit_ts, reply)
+        elif not self.serving:
+            reply(STARTING)
+        else:
+            self._serve(connection, request_id, message, reply)
+
+    def _serve(
+        self,
+        connection: ServerConnection,
+        request_id: int,
+        message: m.Message,
+        reply: Callable[[m.Message], None],
+    ) -> None:
+        range_id = getattr(message, "range_id", 0)
+        local = self.ranges.get(range_id)
+        if local is None:
+            reply(m.Ack() if isinstance(message, m.DropTable | m.Forget) else NOT_HERE)
+            return
+        participant = local.participant
+        if isinstance(message, m.Write):
+            table = local.tables.get(message.table_id)
+            if table is None:
+                reply(NOT_HERE)
+                return
+            participant.note(message.known_issued)
+            WriteStatement(local, self.locks, message, table, reply).run(connection)
+        elif isinstance(message, m.CommitOne):
+            participant.commit_message(message, reply)
+        elif isinstance(message, m.Prepare):
+            participant.prepare(message, reply)
+        elif isinstance(message, m.Rollback):
+            reply(participant.rollback(message))
+        elif isinstance(message, m.Forget):
+            participant.forget(message.txn_ids)
+            reply(m.Ack())
+        elif isinstance(message, m.DropTable):
+            self._drop(local, message, reply)
+        elif isinstance(message, m.Scan):
+            tablet = local.tablets.get(message.table_id)
+            if tablet is None:
+                reply(NOT_HERE)
+                return
+            stream = connection.open_stream(request_id)
+            job = ScanJob(local, tablet, message, stream, reply, self._workers, self._filter_rows)
+            job.start()
+        else:
+            reply(m.Failure("08P01", f"unexpected message {type(message).__name__}"))
+
+    # --- programs and tables
+
+    def _register(self, message: m.RegisterProgram) -> None:
+        if message.program_id in self.programs:
+            return
+        program = Program(message.spec, message.table)
+        while len(self.programs) >= limits.PROGRAMS_PER_NODE_MAX:
+            del self.programs[next(iter(self.programs))]
+        self.programs[message.program_id] = Registered(program, message.spec, message.table)
+
+    def _install(self, message: m.InstallTable, reply: Callable[[m.Message], None]) -> None:
+        local = self._range(self.engine, message.range)
+        if local.tables.get(message.table.id) == message.table:
+            reply(m.Ack())
+            return
+        payload = records.encode_install(message.range, message.table)
+
+        def durable(error: StorageError | None) -> None:
+            if error is not None:
+                reply(error_failure(error))
+                return
+            local.install(message.table)
+            reply(m.Ack())
+
+        local.persist(records.INSTALL, payload, durable)
+
+    def _drop(
+        self, local: LocalRange, message: m.DropTable, reply: Callable[[m.Message], None]
+    ) -> None:
+        def durable(error: StorageError | None) -> None:
+            if error is not None:
+                reply(error_failure(error))
+                return
+            local.drop(message.table_id)
+            reply(m.Ack())
+
+        local.persist(records.DROP, records.encode_drop(local.id, message.table_id), durable)
+
+    def _status(self) -> m.StatusReply:
+        counters = dict(self.engine.counters())
+        counters["statements"] = self.statements
+        counters["ranges"] = len(self.ranges)
+        counters["transactions"] = sum(len(r.participant.states) for r in self.ranges.values())
+        counters["prepared"] = sum(len(r.participant.prepared) for r in self.ranges.values())
+        counters["programs"] = len(self.programs)
+        ranges = {}
+        for local in self.ranges.values():
+            tables = [tablet.memtable for tablet in local.tablets.values()]
+            rows = sum(table.live for table in tables)
+            ranges[local.id] = (rows, sum(table.memory_bytes for table in tables))
+        return m.StatusReply(counters, ranges)

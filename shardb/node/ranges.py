@@ -1,0 +1,113 @@
+"""One range on this node: its bounds, tables and tablets, and its transaction participant.
+
+It is the participant's host: records go to the engine's log, outcomes to the tablets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from shardb._core.memload import put_framed
+from shardb._core.memtable import MemTable
+from shardb._core.rowcodec import RowLayout
+from shardb.env import Rng
+from shardb.meta.descriptors import Range, Table
+from shardb.storage.engine import Engine
+from shardb.storage.tablet import Tablet
+from shardb.txn.locks import LockTable
+from shardb.txn.participant import Done, Participant
+from shardb.txn.records import Section
+from shardb.txn.state import KeySet, State
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class MemKeySet:
+    """A set of keys as a memtable of deletions."""
+
+    __slots__ = ("_table",)
+
+    def __init__(self) -> None:
+        self._table = MemTable()
+
+    @property
+    def entries(self) -> int:
+        return self._table.entries
+
+    def newest(self, key: bytes) -> tuple[bytes | None, int] | None:
+        return self._table.newest(key)
+
+    def put_framed(self, keys: bytes, rows: bytes | None, count: int, commit_ts: int) -> None:
+        put_framed(self._table, keys, rows, count, commit_ts)
+
+
+def layout_of(table: Table) -> RowLayout:
+    """The row layout of a table's present schema version."""
+    types = [(column.type_code, column.typmod) for column in table.columns]
+    return RowLayout(table.schema_version, types)
+
+
+class LocalRange:
+    """A range and what this node holds of it."""
+
+    def __init__(
+        self,
+        descriptor: Range,
+        engine: Engine,
+        locks: LockTable,
+        rng: Rng,
+        on_prepared: Callable[[LocalRange, State], None],
+    ) -> None:
+        self.id = descriptor.id
+        self.low = descriptor.start
+        self.high = descriptor.end
+        self.epoch = descriptor.epoch
+        self.tables: dict[int, Table] = {}
+        self.tablets: dict[int, Tablet] = {}
+        self._engine = engine
+        self._rng = rng
+        self._on_prepared = on_prepared
+        self.participant = Participant(descriptor.id, self, locks)
+
+    def install(self, table: Table) -> None:
+        """Makes a table's tablet, or learns its newer descriptor."""
+        self.tables[table.id] = table
+        if table.id not in self.tablets:
+            self.tablets[table.id] = self._engine.install(self.id, table.id, layout_of(table))
+
+    def drop(self, table_id: int) -> None:
+        """Forgets a table's tablet."""
+        self.tables.pop(table_id, None)
+        self.tablets.pop(table_id, None)
+        self._engine.drop(self.id, table_id)
+
+    def holds(self, key: bytes) -> bool:
+        """True if the key is within the range's bounds."""
+        return key >= self.low and (not self.high or key < self.high)
+
+    # --- the participant's host
+
+    def persist(self, kind: int, payload: bytes, done: Done) -> None:
+        self._engine.append(self.id, kind, payload, done, self.epoch)
+
+    def apply(self, table_id: int, overlay: Mapping[bytes, bytes | None], commit_ts: int) -> None:
+        tablet = self.tablets.get(table_id)
+        if tablet is None:
+            return  # dropped meanwhile
+        tablet.apply(overlay.items(), commit_ts)
+
+    def apply_section(self, section: Section, commit_ts: int) -> None:
+        tablet = self.tablets.get(section.table_id)
+        if tablet is not None:
+            tablet.apply_framed(section.keys, section.rows, section.count, commit_ts)
+
+    def new_key_set(self) -> KeySet:
+        return MemKeySet()
+
+    def new_state_id(self) -> int:
+        return int.from_bytes(self._rng.token(8), "little") >> 1 | 1
+
+    def prepared(self, participant: Participant, state: State) -> None:
+        self._on_prepared(self, state)

@@ -1,0 +1,92 @@
+"""The shard process: sockets, threads and timers around `ShardNode`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from shardb.env import Clock, Files, Rng, SystemClock, SystemFiles, SystemRng
+from shardb.errors import StorageError
+from shardb.node.node import ShardNode
+from shardb.node.recover import Resolver
+from shardb.node.scan import Filter
+from shardb.rpc import framing
+from shardb.rpc import messages as m
+from shardb.rpc.transport import Client, listen
+
+SCAN_THREADS: Final = 4
+
+
+def end_process(error: StorageError) -> None:
+    """What a shard does when its disk lies: it ends, at once and without a clean-up."""
+    print(f"shardb: fatal: {error.message}", file=sys.stderr, flush=True)
+    os._exit(70)
+
+
+class NodeServer:
+    """A running shard. `peers(node_id)` gives the address of another one, or None."""
+
+    def __init__(
+        self,
+        node_id: int,
+        data: str,
+        address: str,
+        peers: Callable[[int], str | None],
+        filter_rows: Filter,
+        files: Files | None = None,
+        rng: Rng | None = None,
+        clock: Clock | None = None,
+        on_fatal: Callable[[StorageError], None] = end_process,
+    ) -> None:
+        self.node_id = node_id
+        self.address = address
+        self._peers = peers
+        self._clients: dict[int, Client] = {}
+        self._loop = asyncio.get_running_loop()
+        self._workers = ThreadPoolExecutor(SCAN_THREADS, thread_name_prefix="shardb-scan")
+        self._server: asyncio.AbstractServer | None = None
+        self.node = ShardNode(
+            data,
+            files or SystemFiles(),
+            rng or SystemRng(),
+            self._loop.call_soon_threadsafe,
+            on_fatal,
+            self._workers,
+            filter_rows,
+        )
+        self._resolver = Resolver(clock or SystemClock(), self.node.ranges.get, self._client)
+        self.node.in_doubt = self._resolver
+
+    async def start(self) -> None:
+        """Listens, and begins to finish what is in doubt."""
+        for local, state in self.node.prepared_states():
+            self._resolver.add(local, state)
+        self._server = await listen(self.address, self.node)
+        self._resolver.start()
+
+    async def stop(self) -> None:
+        """Stops listening, makes everything durable and lets the directory go."""
+        if self._server is not None:
+            self._server.close()
+        await self._resolver.stop()
+        for client in self._clients.values():
+            await client.close()
+        self.node.drop_connections()
+        self.node.close()
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+    def _client(self, node_id: int) -> Client | None:
+        address = self._peers(node_id)
+        if address is None:
+            return None
+        client = self._clients.get(node_id)
+        if client is None or client.address != address:
+            if client is not None:
+                self._loop.create_task(client.close())
+            hello = m.Hello(f"shard {self.node_id}", framing.PROTOCOL_VERSION)
+            client = self._clients[node_id] = Client(address, lambda: hello, self._loop)
+        return client

@@ -1,0 +1,541 @@
+"""Statements on one range: row programs and writes by key, with their waits.
+
+A statement is a generator: it yields where it has to wait for a lock or for an outcome, and its
+`resume` is called when that came. Everything runs on the node's loop thread; nothing changes
+between two yields but by the statement itself. It ends with one reply.
+
+READ COMMITTED: rows are read again at their newest version once they are locked, so that a filter
+or an assignment never works on a version that another transaction has replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, Final
+
+from shardb import limits
+from shardb._core.frames import split_items
+from shardb._core.rowprog import Program
+from shardb.errors import SqlError, StorageError, unsupported
+from shardb.meta.descriptors import Table
+from shardb.node.ranges import LocalRange
+from shardb.program import ProgramSpec
+from shardb.rpc import messages as m
+from shardb.rpc.transport import error_failure
+from shardb.txn.locks import LockTable
+from shardb.txn.participant import Participant
+from shardb.txn.state import ACTIVE, DONE, Bulk, State
+
+TS_MAX: Final = 2**64 - 1
+BULK_ROWS_MIN: Final = 512  # an insert of so many rows is kept as it came
+NOWAIT: Final = 1
+SKIP_LOCKED: Final = 2
+ROW_CHANGED: Final = "row changed"
+
+Waits = Generator[None, None, None]
+Reply = Callable[[m.Message], None]
+
+
+class Registered:
+    """A program as registered by coordinators."""
+
+    __slots__ = ("program", "spec", "table")
+
+    def __init__(self, program: Program, spec: ProgramSpec, table: Table) -> None:
+        self.program = program
+        self.spec = spec
+        self.table = table
+
+
+class Statement:
+    """What both kinds of statements share: entering the transaction, waiting, ending."""
+
+    def __init__(
+        self, local: LocalRange, locks: LockTable, txn: m.TxnRef, commit: bool, reply: Reply
+    ) -> None:
+        self.local = local
+        self.participant: Participant = local.participant
+        self.locks = locks
+        self.txn = txn
+        self.commit = commit
+        self.reply = reply
+        self.state: State | None = None
+        self.fresh = False
+        self.over = False
+        self.work: Waits | None = None
+
+    def start(self, owner: object, work: Callable[[State], Waits]) -> None:
+        """Enters the transaction and runs as far as possible without waiting."""
+        txn = self.txn
+        entered = self.participant.enter(txn, owner)
+        if entered is None:
+            message = "the transaction was lost by a shard"
+            self.participant.refuse(txn.txn_id, txn.txn_ts, message, self.reply)
+            return
+        if isinstance(entered, m.Failure):
+            self.reply(entered)
+            return
+        state = entered
+        if txn.statement in state.statements:
+            if txn.statement == state.last_statement and state.last_reply is not None:
+                self.reply(state.last_reply)
+            else:
+                self.reply(m.Failure("40001", "a statement was sent again too late"))
+            return
+        self.fresh = not state.statements
+        self.state = state
+        state.abandon = self._abandon
+        self.work = work(state)
+        self.resume()
+
+    def resume(self) -> None:
+        """Goes on after a wait."""
+        if self.over or self.work is None:
+            return
+        state = self.state
+        assert state is not None
+        try:
+            if state.phase != ACTIVE:
+                raise SqlError("40001", "the transaction ended while a statement waited")
+            next(self.work)
+        except StopIteration:
+            return
+        except (SqlError, ValueError, MemoryError, OverflowError) as error:
+            self.fail(error)
+
+    def _abandon(self) -> None:
+        if not self.over:
+            self.over = True
+            self.reply(m.Failure("57014", "canceling statement due to user request", aborted=True))
+
+    def fail(self, error: BaseException) -> None:
+        """Ends with an error: the statement's writes are taken back, its locks stay."""
+        self.over = True
+        state = self.state
+        assert state is not None
+        dropped = self.commit or self.fresh
+        if state.phase == ACTIVE:
+            state.abandon = None
+            if dropped:
+                self.participant.drop(state)
+            else:
+                state.undo(self.txn.statement - 1)
+        self.reply(error_failure(error, aborted=self.commit))
+
+    def finish(self, make: Callable[[int], m.Message]) -> None:
+        """Ends well. `make(commit_ts)` is the reply; with `commit` it follows the log record."""
+        self.over = True
+        state = self.state
+        assert state is not None
+        state.abandon = None
+        state.statements.add(self.txn.statement)
+        if not self.commit:
+            state.last_statement = self.txn.statement
+            state.last_reply = make(0)
+            self.reply(state.last_reply)
+            return
+
+        def done(commit_ts: int, error: StorageError | None) -> None:
+            if error is not None:
+                self.reply(error_failure(error, aborted=True))
+            else:
+                self.reply(make(commit_ts))
+
+        self.participant.commit_one(state, self.floor(), self.participant.known_issued, done)
+
+    def floor(self) -> int:
+        """The coordinator's newest seen timestamp, from the request."""
+        raise NotImplementedError
+
+    def lock(
+        self,
+        state: State,
+        table: Table,
+        key: bytes,
+        exclusive: bool,
+        nowait: int,
+        skipped: set[bytes] | None = None,
+    ) -> Waits:
+        """Locks one row, waiting if need be; with SKIP LOCKED adds it to `skipped` instead."""
+        lock_key = (table.id, key)
+        while True:
+            blocker = self._bulk_holder(state, table.id, key)
+            if blocker is None and self.locks.try_acquire(state, lock_key, exclusive):
+                return
+            if nowait == NOWAIT:
+                raise SqlError("55P03", f'could not obtain lock on row in relation "{table.name}"')
+            if nowait == SKIP_LOCKED and skipped is not None:
+                skipped.add(key)
+                return
+            if blocker is not None:
+                blocker.waiters.append(self.resume)
+            else:
+                self.locks.wait(state, lock_key, exclusive, self.resume)
+            yield
+
+    def _bulk_holder(self, state: State, table_id: int, key: bytes) -> State | None:
+        for other in self.participant.bulk_writers:
+            if other is not state and other.phase != DONE:
+                bulk = other.bulk.get(table_id)
+                if bulk is not None and bulk.keys.newest(key) is not None:
+                    return other
+        return None
+
+    def current(self, state: State, table_id: int, key: bytes) -> bytes | None:
+        """The row under a lock: the transaction's own write, else the newest version."""
+        overlay = state.overlays.get(table_id)
+        if overlay is not None and key in overlay:
+            return overlay[key]
+        found = self.local.tablets[table_id].newest(key)
+        if found is None:
+            return None
+        if found[1] > state.floor:
+            state.floor = found[1]
+        return found[0]
+
+    def put(self, state: State, table_id: int, key: bytes, row: bytes | None) -> None:
+        if len(key) > limits.KEY_MAX_BYTES:
+            raise SqlError("54000", f"index row size {len(key)} exceeds maximum of "
+                           f"{limits.KEY_MAX_BYTES} bytes")
+        if row is not None and len(row) > limits.ROW_MAX_BYTES:
+            raise SqlError("54000", f"row of {len(row)} bytes is too long")
+        state.put(self.txn.statement, table_id, key, row)
+
+
+class RowStatement(Statement):
+    """A row program that writes or locks."""
+
+    def __init__(
+        self,
+        local: LocalRange,
+        locks: LockTable,
+        message: m.Execute,
+        registered: Registered,
+        reply: Reply,
+    ) -> None:
+        assert message.txn is not None
+        super().__init__(local, locks, message.txn, message.commit, reply)
+        self.message = message
+        self.registered = registered
+        self.data: list[bytes] = []
+        self.rows = 0
+
+    def floor(self) -> int:
+        return self.message.floor
+
+    def run(self, owner: object) -> None:
+        """Begins; the reply comes when it is over."""
+        self.start(owner, self._work)
+
+    def _work(self, state: State) -> Waits:
+        spec = self.registered.spec
+        if spec.kind == "insert":
+            yield from self._insert(state)
+        elif spec.kind == "select":
+            yield from self._select_locking(state)
+            return
+        else:
+            yield from self._change(state)
+        data = b"".join(self.data)
+        rows = self.rows
+        self.finish(lambda commit_ts: m.Rows(data, rows, state.state_id, commit_ts, state.floor))
+
+    def _keys(self, state: State) -> Generator[None, None, list[bytes]]:
+        """The keys a statement names, or those in its interval that match now."""
+        program = self.registered.program
+        params = self.message.params
+        local = self.local
+        if program.is_points:
+            return [key for key in program.points(params) if local.holds(key)]
+        table_id = self.registered.table.id
+        interval = program.interval(params)
+        if interval is None:
+            return []
+        yield from self._settle(table_id, interval)
+        tablet = local.tablets[table_id]
+        overlay = state.overlay(table_id)
+        return program.candidates(
+            tablet.memtable, TS_MAX, params, overlay, local.low, local.high
+        )
+
+    def _settle(self, table_id: int, interval: tuple[bytes, bytes]) -> Waits:
+        """Waits until nothing in the interval is prepared."""
+        while True:
+            blocker = self.participant.blocking(table_id, None, interval, 0, self.state)
+            if blocker is None:
+                return
+            blocker.waiters.append(self.resume)
+            yield
+
+    def _change(self, state: State) -> Waits:
+        """UPDATE and DELETE."""
+        program = self.registered.program
+        table = self.registered.table
+        spec = self.registered.spec
+        message = self.message
+        params = message.params
+        returning = bool(spec.output)
+        state.overlay(table.id)
+        keys = yield from self._keys(state)
+        for key in keys:
+            yield from self.lock(state, table, key, True, message.nowait)
+        for key in keys:
+            row = self.current(state, table.id, key)
+            if row is None:
+                continue
+            if spec.kind == "delete":
+                if not program.matches(row, params):
+                    continue
+                self.put(state, table.id, key, None)
+            else:
+                changed = program.update(row, params)
+                if changed is None:
+                    continue
+                new_key, row = changed
+                if new_key != key:
+                    yield from self._move(state, table, key, new_key, row)
+                else:
+                    self.put(state, table.id, key, row)
+            self.rows += 1
+            if returning:
+                self.data.append(program.returning(row, params, message.formats))
+
+    def _move(
+        self, state: State, table: Table, key: bytes, new_key: bytes, row: bytes
+    ) -> Waits:
+        """An UPDATE that changes the primary key."""
+        if not self.local.holds(new_key):
+            raise unsupported("moving a row to another range by UPDATE")
+        yield from self.lock(state, table, new_key, True, 0)
+        if self.current(state, table.id, new_key) is not None:
+            raise duplicate_key(table, self.registered.program, new_key)
+        self.put(state, table.id, key, None)
+        self.put(state, table.id, new_key, row)
+
+    def _insert(self, state: State) -> Waits:
+        program = self.registered.program
+        table = self.registered.table
+        spec = self.registered.spec
+        message = self.message
+        params = message.params
+        conflict = spec.conflict
+        touched: set[bytes] = set()
+        state.overlay(table.id)
+        for key, row in program.insert(params, self.local.low, self.local.high):
+            yield from self.lock(state, table, key, True, 0)
+            existing = self.current(state, table.id, key)
+            written: bytes | None = row
+            if existing is not None:
+                if conflict is None:
+                    raise duplicate_key(table, program, key)
+                if not conflict.assignments:
+                    continue
+                if key in touched:
+                    raise SqlError(
+                        "21000",
+                        "ON CONFLICT DO UPDATE command cannot affect row a second time",
+                        hint="Ensure that no rows proposed for insertion within the same command "
+                        "have duplicate constrained values.",
+                    )
+                written = program.upsert(existing, row, params)
+                if written is None:
+                    continue
+            touched.add(key)
+            assert written is not None
+            self.put(state, table.id, key, written)
+            self.rows += 1
+            if spec.output:
+                self.data.append(program.returning(written, params, message.formats))
+
+    def _select_locking(self, state: State) -> Waits:
+        """SELECT ... FOR UPDATE / SHARE."""
+        program = self.registered.program
+        table = self.registered.table
+        message = self.message
+        exclusive = self.registered.spec.locking == "update"
+        keys = yield from self._keys(state)
+        skipped: set[bytes] = set()
+        for key in keys:
+            yield from self.lock(state, table, key, exclusive, message.nowait, skipped)
+        overlay: dict[bytes, bytes | None] | None = state.overlay(table.id)
+        if skipped:
+            overlay = dict(overlay or {})
+            overlay.update(dict.fromkeys(skipped))
+        memtable = self.local.tablets[table.id].memtable
+        data, rows, newest_ts = program.select(
+            memtable,
+            TS_MAX,
+            message.params,
+            message.formats,
+            overlay,
+            self.local.low,
+            self.local.high,
+        )
+        state.floor = max(state.floor, newest_ts)
+        self.participant.read_at(0, message.floor)
+        self.finish(lambda commit_ts: m.Rows(data, rows, state.state_id, commit_ts, state.floor))
+
+
+class WriteStatement(Statement):
+    """Writes by key."""
+
+    def __init__(
+        self, local: LocalRange, locks: LockTable, message: m.Write, table: Table, reply: Reply
+    ) -> None:
+        super().__init__(local, locks, message.txn, message.commit, reply)
+        self.message = message
+        self.table = table
+        self.skipped: list[int] = []
+
+    def floor(self) -> int:
+        return self.message.floor
+
+    def run(self, owner: object) -> None:
+        """Begins; the reply comes when it is over."""
+        self.start(owner, self._work)
+
+    def _work(self, state: State) -> Waits:
+        message = self.message
+        keys = split_items(message.keys, message.count)
+        deletes = message.mode == "delete"
+        for key in keys:
+            if not self.local.holds(key):
+                raise SqlError("57P03", "a row was sent to a range that does not hold it")
+        bulk = (
+            message.mode == "insert"
+            and message.count >= BULK_ROWS_MIN
+            and not state.overlays.get(self.table.id)
+        )
+        if bulk:
+            yield from self._bulk(state, keys)
+        else:
+            state.overlay(self.table.id)
+            rows: Sequence[bytes | None] = (
+                [None] * len(keys) if deletes else split_items(message.rows, message.count)
+            )
+            yield from self._by_row(state, keys, rows)
+        count = message.count - len(self.skipped)
+        skipped = tuple(self.skipped)
+        self.finish(
+            lambda commit_ts: m.Written(count, skipped, state.state_id, commit_ts, state.floor)
+        )
+
+    def _by_row(
+        self, state: State, keys: list[bytes], rows: Sequence[bytes | None]
+    ) -> Waits:
+        message = self.message
+        mode = message.mode
+        table = self.table
+        versioned = mode in ("update", "delete") and bool(message.expected_ts)
+        for index, (key, row) in enumerate(zip(keys, rows, strict=True)):
+            yield from self.lock(state, table, key, True, 0)
+            existing = self.current(state, table.id, key)
+            if mode == "insert":
+                if existing is not None:
+                    raise duplicate_key(table, None, key)
+            elif mode == "insert_ignore":
+                if existing is not None:
+                    self.skipped.append(index)
+                    continue
+            elif versioned:
+                self._check_version(state, key, existing, message.expected_ts[index])
+            self.put(state, table.id, key, row)
+
+    def _check_version(
+        self, state: State, key: bytes, existing: bytes | None, expected_ts: int
+    ) -> None:
+        """The row must be the one its new value came from; own writes have version 0 in scans."""
+        overlay = state.overlays.get(self.table.id, {})
+        if key in overlay:
+            found = 0
+        else:
+            version = self.local.tablets[self.table.id].newest(key)
+            found = -1 if version is None else version[1]
+        if existing is None or found != expected_ts:
+            raise SqlError("40001", ROW_CHANGED)
+
+    def _bulk(self, state: State, keys: list[bytes]) -> Waits:
+        """A large insert: its rows stay framed, a set of its keys stands for their locks."""
+        table_id = self.table.id
+        participant = self.participant
+        message = self.message
+        yield from self._wait_for_others(state, keys)
+        bulk = state.bulk.get(table_id)
+        if bulk is None or bulk.stale:
+            fresh = Bulk(self.local.new_key_set())
+            if bulk is not None:
+                fresh.chunks = bulk.chunks
+                for number, count, framed, _ in bulk.chunks:
+                    fresh.keys.put_framed(framed, None, count, number)
+            bulk = state.bulk[table_id] = fresh
+            if state not in participant.bulk_writers:
+                participant.bulk_writers.append(state)
+        tablet = self.local.tablets[table_id]
+        if tablet.memtable.entries:
+            newest = tablet.newest
+            for key in keys:
+                found = newest(key)
+                if found is not None and found[0] is not None:
+                    raise duplicate_key(self.table, None, key)
+        before = bulk.keys.entries
+        bulk.keys.put_framed(message.keys, None, message.count, self.txn.statement)
+        if bulk.keys.entries - before != message.count:
+            bulk.stale = True
+            raise duplicate_key(self.table, None, _repeated(keys, bulk))
+        if len(message.rows) > limits.RPC_MESSAGE_MAX_BYTES:
+            raise SqlError("54000", "a batch of rows is too long")
+        state.grow(len(message.keys) + len(message.rows))
+        state.floor = max(state.floor, participant.newest_commit_ts)
+        bulk.chunks.append((self.txn.statement, message.count, message.keys, message.rows))
+
+    def _wait_for_others(self, state: State, keys: list[bytes]) -> Waits:
+        """Waits until no other transaction holds one of the keys."""
+        table_id = self.table.id
+        while True:
+            blocker: State | None = None
+            for other in self.participant.bulk_writers:
+                held = None if other is state else other.bulk.get(table_id)
+                if held is not None and any(held.keys.newest(key) is not None for key in keys):
+                    blocker = other
+                    break
+            if blocker is None and len(self.locks):
+                for key in keys:
+                    holders: list[Any] = self.locks.holders((table_id, key))
+                    others = [holder for holder in holders if holder is not state]
+                    if others:
+                        blocker = others[0]
+                        break
+            if blocker is None:
+                return
+            blocker.waiters.append(self.resume)
+            yield
+
+
+def _repeated(keys: list[bytes], bulk: Bulk) -> bytes:
+    """A key that comes twice in a batch, or in an earlier one too."""
+    seen: set[bytes] = set()
+    for key in keys:
+        if key in seen:
+            return key
+        seen.add(key)
+    for _, count, framed, _ in bulk.chunks:
+        for key in split_items(framed, count):
+            if key in seen:
+                return key
+    return keys[0]
+
+
+def duplicate_key(table: Table, program: Program | None, key: bytes) -> SqlError:
+    """23505 in PostgreSQL's words."""
+    from shardb.node.keys import describe_key
+
+    name = table.primary_key_name or f"{table.name}_pkey"
+    columns, values = describe_key(table, key)
+    return SqlError(
+        "23505",
+        f'duplicate key value violates unique constraint "{name}"',
+        detail=f"Key ({columns})=({values}) already exists.",
+        constraint=name,
+    )
+
+
