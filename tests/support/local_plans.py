@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 
 from coordinator.catalog import Catalog
@@ -19,8 +20,6 @@ from coordinator.sql.literals import fill_parameters
 from shardb.engine.fragments import FragmentEngine
 from shardb.meta.descriptors import Group, Node, Range, Table
 from shardb.types import arrow_type
-
-import msgspec
 
 KINDS = {"tables": Table, "groups": Group, "ranges": Range}
 
@@ -95,10 +94,12 @@ class LocalPlans:
             table = self.catalog.table(stage.table_id)
             rows = self.rows.get(stage.table_id)
             if rows is None:
-                rows = pa.table({
-                    f"c{at}": pa.array([], arrow_type(c.type_code, c.typmod))
-                    for at, c in enumerate(table.columns)
-                })
+                rows = pa.table(
+                    {
+                        f"c{at}": pa.array([], arrow_type(c.type_code, c.typmod))
+                        for at, c in enumerate(table.columns)
+                    }
+                )
             rows = rows.select([f"c{at}" for at in stage.columns])
             if stage.filter:
                 sql = "SELECT * FROM scan WHERE " + fill_parameters(stage.filter, values)
@@ -106,5 +107,8 @@ class LocalPlans:
             tables[stage.alias] = rows
         found = self.engine.run(plan.sql, tables, values).read_all()
         assert found.num_columns == len(plan.columns)
-        return list(zip(*(column.to_pylist() for column in found.columns), strict=True)) if (
-            found.num_columns) else []
+        return (
+            list(zip(*(column.to_pylist() for column in found.columns), strict=True))
+            if (found.num_columns)
+            else []
+        )
