@@ -58,6 +58,7 @@ class Connection(asyncio.Protocol):
         executor = self._server.executor
         self._session = Session(executor, self, executor.new_process_id(), secrets.randbits(31))
         self.data_received = self._session.data_received  # type: ignore[method-assign]
+        self._transport.set_protocol(self)  # uvloop has looked the method up already
         self._server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
