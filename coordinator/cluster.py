@@ -13,17 +13,19 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
+from shardb.engine.fragments import FragmentEngine
+
 from coordinator.catalog import Catalog
-from coordinator.ddl_exec import DdlExecutor
+from coordinator.ddl.edits import Edit
+from coordinator.ddl_exec import DdlExecutor, drafted
 from coordinator.executor import Executor
 from coordinator.plan.cache import PlanCache
 from coordinator.ports import Waiter
-from coordinator.sql.catalog_tables import virtual_table
+from coordinator.sql.catalog_tables import arrow_table
 from coordinator.sql.compiler import Compiler
 from coordinator.txn_driver import TxnDriver
 from shardb import limits
 from shardb._core.rowprog import Program
-from shardb.engine.fragments import FragmentEngine
 from shardb.errors import SqlError
 from shardb.meta import schema
 from shardb.meta.registration import Registration
@@ -53,8 +55,10 @@ class CatalogKeeper:
         self._on_change = on_change
         self._items: dict[str, bytes] = {}
         self._waiting: list[tuple[int, Waiter]] = []
+        self._draft: Edit | None = None
         self.revision = 0
         self.catalog = Catalog.build(0)
+        self.routing = self.catalog  # with the table that is being filled, if any
 
     async def read(self) -> None:
         """Reads everything afresh."""
@@ -103,8 +107,24 @@ class CatalogKeeper:
     def _renew(self, revision: int) -> None:
         self.revision = revision
         self.catalog = Catalog.from_store_items(self._items.items(), revision)
+        self._route()
         self._on_change(self.catalog)
         self._wake()
+
+    def draft(self, edit: Edit) -> None:
+        """Lets rows be routed to tables that are not published yet."""
+        self._draft = edit
+        self._route()
+
+    def undraft(self) -> None:
+        """The tables are published, or given up."""
+        self._draft = None
+        self._route()
+
+    def _route(self) -> None:
+        self.routing = self.catalog
+        if self._draft is not None:
+            self.routing = drafted(self.catalog, self._draft)
 
     def _wake(self) -> None:
         left = []
@@ -201,7 +221,7 @@ class Cluster:
         self.coordinator_id = await schema.take_ids(self.store, 1)
         await self.keeper.read()
         await self.oracle.start()
-        driver = TxnDriver(lambda: self.keeper.catalog, self.oracle)
+        driver = TxnDriver(lambda: self.keeper.routing, self.oracle)
         plans = PlanCache(Compiler(self.keeper.catalog), Program)
         engine = FragmentEngine()
         self.driver = driver
@@ -211,7 +231,7 @@ class Cluster:
             plans,
             engine,
             DdlExecutor(self.store, self.keeper, driver),
-            virtual_table,
+            arrow_table,
             self._loop.background,
             self.coordinator_id,
         )
@@ -239,5 +259,3 @@ class Cluster:
         executor = getattr(self, "executor", None)
         if executor is not None:
             executor.plans.use(Compiler(catalog))
-
-

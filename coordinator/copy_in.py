@@ -18,11 +18,14 @@ from shardb.errors import SqlError
 from shardb.meta.descriptors import Table
 
 if TYPE_CHECKING:
-    from coordinator.session import Session
-    from coordinator.sql.utility import CopyFrom
+    from coordinator.conversation import Conversation
+    from coordinator.ddl.specs import CopyFrom
 
 CHUNK_BYTES: Final = limits.MIB  # parsed and written at a time
 INBOX_MAX_BYTES: Final = 4 * limits.MIB  # received and not yet parsed: above it the client waits
+
+
+_HEADER: Final[dict[object, int]] = {False: 0, True: 1, "match": 2}
 
 
 class CopyInbox:
@@ -72,7 +75,7 @@ class CopyInbox:
             self._waiter.set_result(None)
 
 
-async def copy_from(executor: Executor, session: Session, spec: CopyFrom) -> int:
+async def copy_from(executor: Executor, session: Conversation, spec: CopyFrom) -> int:
     """Runs one COPY FROM STDIN in the session's task; the number of rows."""
     table = executor.catalog.table(spec.table_id)
     reader = make_reader(table, spec, executor, await _defaults(executor, session, table, spec))
@@ -95,7 +98,7 @@ async def copy_from(executor: Executor, session: Session, spec: CopyFrom) -> int
 
 async def _load(
     executor: Executor,
-    session: Session,
+    session: Conversation,
     table: Table,
     reader: CopyReader,
     inbox: CopyInbox,
@@ -131,9 +134,7 @@ async def _load(
     return count
 
 
-def make_reader(
-    table: Table, spec: CopyFrom, executor: Executor, defaults: bytes
-) -> CopyReader:
+def make_reader(table: Table, spec: CopyFrom, executor: Executor, defaults: bytes) -> CopyReader:
     """The reader for a COPY's columns and options."""
     rowid = table.primary_key[0] if table.has_hidden_key else -1
     not_null = [
@@ -141,6 +142,9 @@ def make_reader(
         for at, column in enumerate(table.columns)
         if (column.not_null or at in table.primary_key) and at != rowid
     ]
+    options = spec.options
+    csv = options.get("format") == "csv"
+    quote = str(options.get("quote", '"')).encode()
     return CopyReader(
         TableWriter(table).layout,
         table.name,
@@ -148,21 +152,35 @@ def make_reader(
         spec.columns,
         not_null,
         defaults,
-        csv=spec.csv,
-        delimiter=spec.delimiter.encode(),
-        quote=spec.quote.encode(),
-        escape=spec.escape.encode(),
-        null=spec.null.encode(),
-        header=spec.header,
-        force_null=spec.force_null,
-        force_not_null=spec.force_not_null,
+        csv=csv,
+        delimiter=str(options.get("delimiter", "," if csv else "\t")).encode(),
+        quote=quote,
+        escape=str(options["escape"]).encode() if "escape" in options else quote,
+        null=str(options.get("null", "" if csv else "\\N")).encode(),
+        header=_HEADER.get(options.get("header", False), 1),
+        force_null=_positions(table, spec, "force_null"),
+        force_not_null=_positions(table, spec, "force_not_null"),
         rowid=rowid,
         next_rowid=executor.rowids.take(1) if rowid >= 0 else 0,
     )
 
 
+def _positions(table: Table, spec: CopyFrom, option: str) -> list[int]:
+    names = spec.options.get(option, ())
+    if names == "*":
+        return list(spec.columns)
+    assert isinstance(names, tuple), names
+    found = []
+    for name in names:
+        at = next((i for i in spec.columns if table.columns[i].name == name), -1)
+        if at < 0:
+            raise SqlError("42P10", f'{option.upper()} column "{name}" not referenced by COPY')
+        found.append(at)
+    return found
+
+
 async def _defaults(
-    executor: Executor, session: Session, table: Table, spec: CopyFrom
+    executor: Executor, session: Conversation, table: Table, spec: CopyFrom
 ) -> bytes:
     """A row with the defaults of the columns that the data lacks, evaluated once."""
     layout = TableWriter(table).layout

@@ -33,7 +33,7 @@ from shardb.meta.descriptors import Table
 from shardb.program import TypeRef
 
 if TYPE_CHECKING:
-    from coordinator.session import Session
+    from coordinator.conversation import Conversation
 
 log = logging.getLogger("coordinator.executor")
 
@@ -52,7 +52,7 @@ class Engine(Protocol):
 class Ddl(Protocol):
     """Schema changes (`coordinator.ddl_exec`)."""
 
-    async def run(self, session: Session, plan: UtilityPlan) -> str: ...
+    async def run(self, session: Conversation, plan: UtilityPlan) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Executor:
         plans: PlanCache,
         engine: Engine,
         ddl: Ddl,
-        catalog_table: Callable[[str, Catalog, Session], pa.Table],
+        catalog_table: Callable[[str, Catalog], pa.Table],
         background: Callable[[Coroutine[Any, Any, None]], object],
         coordinator_id: int = 1,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
@@ -102,7 +102,7 @@ class Executor:
         self.ddl = ddl
         self.now_us = now_us
         self.rowids = RowIds(coordinator_id, now_us)
-        self.sessions: dict[int, Session] = {}
+        self.sessions: dict[int, Conversation] = {}
         self._catalog_table = catalog_table
         self._background = background
         self._ids = itertools.count(1)
@@ -118,13 +118,13 @@ class Executor:
         """What the client calls our process id."""
         return next(self._ids) & 0x7FFFFFFF
 
-    def admit(self, session: Session) -> None:
+    def admit(self, session: Conversation) -> None:
         """Counts a session in; 53300 if there are too many."""
         if len(self.sessions) >= limits.CONNECTIONS_MAX:
             raise SqlError("53300", "sorry, too many clients already")
         self.sessions[session.process_id] = session
 
-    def leave(self, session: Session) -> None:
+    def leave(self, session: Conversation) -> None:
         """Counts a session out."""
         self.sessions.pop(session.process_id, None)
 
@@ -147,7 +147,7 @@ class Executor:
     # --- statements
 
     async def run(
-        self, session: Session, entry: Entry, params: bytes, formats: bytes, txn: Txn | None
+        self, session: Conversation, entry: Entry, params: bytes, formats: bytes, txn: Txn | None
     ) -> Outcome:
         """Runs a statement that is not on the hot path. `txn` None: on its own."""
         plan = entry.plan
@@ -156,9 +156,7 @@ class Executor:
 
             return await utility.run(self, session, plan)
         if isinstance(plan, RowPlan):
-            if plan.fallback is None or not self.driver.needs_fallback(
-                plan, entry.program, params
-            ):
+            if plan.fallback is None or not self.driver.needs_fallback(plan, entry.program, params):
                 return await self._run_row(session, entry, params, formats, txn)
             plan = plan.fallback
         values = entry.layout.decode(params) if entry.layout.types else ()
@@ -168,7 +166,7 @@ class Executor:
         return await self._run_write(session, entry, plan, values, formats, txn)
 
     async def _run_row(
-        self, session: Session, entry: Entry, params: bytes, formats: bytes, txn: Txn | None
+        self, session: Conversation, entry: Entry, params: bytes, formats: bytes, txn: Txn | None
     ) -> Outcome:
         assert isinstance(entry.plan, RowPlan)
         result = await self.row(session, entry.plan, entry.program, params, formats, txn)
@@ -178,7 +176,7 @@ class Executor:
 
     async def row(
         self,
-        session: Session,
+        session: Conversation,
         plan: RowPlan,
         program: Any,
         params: bytes,
@@ -201,13 +199,13 @@ class Executor:
         return results[0]
 
     async def query(
-        self, session: Session, plan: QueryPlan, values: Sequence[Any], txn: Txn | None
+        self, session: Conversation, plan: QueryPlan, values: Sequence[Any], txn: Txn | None
     ) -> pa.Table | pa.RecordBatchReader:
         """Gathers a query's tables at one snapshot and runs its final stage in a thread."""
         tables: dict[str, Any] = {}
         catalog = self.catalog
         for name in plan.catalog_tables:
-            tables[name] = self._catalog_table(name, catalog, session)
+            tables[name] = self._catalog_table(name, catalog)
         if plan.scans:
             stages = [self._bound(stage, plan, values) for stage in plan.scans]
             read_ts = await self.driver.snapshot(txn)
@@ -240,7 +238,7 @@ class Executor:
         return interval[0] or b"", interval[1] or b""
 
     async def evaluate(
-        self, session: Session, expression: str, type_code: int, typmod: int
+        self, session: Conversation, expression: str, type_code: int, typmod: int
     ) -> bytes | None:
         """The value of a stored expression (a column default) in text form."""
         text = f"SELECT CAST(({expression}) AS {types.format_type(type_code, typmod)})"
@@ -258,7 +256,7 @@ class Executor:
 
     async def _run_write(
         self,
-        session: Session,
+        session: Conversation,
         entry: Entry,
         plan: WritePlan,
         values: Sequence[Any],
@@ -290,7 +288,7 @@ class Executor:
         return Outcome(None, entry.complete(written.num_rows))
 
     async def _write(
-        self, session: Session, plan: WritePlan, values: Sequence[Any], txn: Txn
+        self, session: Conversation, plan: WritePlan, values: Sequence[Any], txn: Txn
     ) -> pa.Table:
         """Runs the query and writes what it gives; the rows written (with their columns)."""
         table = self.catalog.table(plan.table_id)
@@ -355,13 +353,16 @@ class Executor:
             ("insert", moved, new_keys),
         ):
             if which:
-                body = pack([new_rows[at] for at in which]) if mode != "delete" else (None, None)
+                keys_out, keys_at = pack([names[at] for at in which])
+                rows_out, rows_at = pack([new_rows[at] for at in which])
                 await self.driver.write_encoded(
                     txn,
                     table.id,
                     mode,
-                    *pack([names[at] for at in which]),
-                    *body,
+                    keys_out,
+                    keys_at,
+                    None if mode == "delete" else rows_out,
+                    None if mode == "delete" else rows_at,
                     () if mode == "insert" else [expected[at] for at in which],
                 )
 
@@ -381,10 +382,15 @@ class TableWriter:
         self.layout = RowLayout(table.schema_version, types)
         self.codec = KeyCodec([(*types[at], False, False) for at in table.primary_key])
 
-    def check_not_null(self, rows: pa.Table) -> None:
-        """23502 if a column that must not be NULL is."""
+    def check_not_null(self, rows: pa.Table, existing: str = "") -> None:
+        """23502 if a column that must not be NULL is; `existing`: the words for a stored column."""
         for at, column in enumerate(self.table.columns):
             if (column.not_null or at in self.table.primary_key) and rows.column(at).null_count:
+                if existing:
+                    raise SqlError(
+                        "23502",
+                        f'column "{column.name}" of relation "{self.table.name}" {existing}',
+                    )
                 raise SqlError(
                     "23502",
                     f'null value in column "{column.name}" of relation "{self.table.name}" '

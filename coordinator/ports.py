@@ -1,4 +1,4 @@
-"""What a session needs of the rest of the coordinator, as protocols.
+"""What sessions need of the rest of the coordinator, as protocols.
 
 The session and the executor hold no socket, no loop and no connection to a shard: they are given a
 `Shell` (the connection's side of the event loop) and a `Driver` (transactions and shards).
@@ -13,10 +13,11 @@ import pyarrow as pa
 
 from coordinator.plan.plans import RowPlan, ScanStage
 from shardb.errors import SqlError
+from shardb.meta.descriptors import Range, Table
 
 
 class RowResult(Protocol):
-    """What a row program gave: ready DataRow messages and how many rows were selected or changed."""
+    """What a row program gave: DataRow messages and the number of rows selected or changed."""
 
     @property
     def data(self) -> bytes: ...
@@ -72,7 +73,7 @@ class Driver(Protocol):
 
     async def install_table(self, table_id: int) -> None: ...
 
-    async def drop_table(self, table: Any, ranges: Sequence[Any]) -> None: ...
+    async def drop_table(self, table: Table, ranges: Sequence[Range]) -> None: ...
 
 
 class Cancellable(Protocol):

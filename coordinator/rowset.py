@@ -1,4 +1,4 @@
-"""Result rows on their way to a client: cursors that hand out ready DataRow messages in portions."""
+"""Result rows on their way to a client: cursors that hand out DataRow messages in portions."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The coordinator process: sockets of clients, and the wiring of everything behind them.
 
-`python -m coordinator.server --meta unix:/path --listen 127.0.0.1:5433`. This is a shell: it owns the
-event loop and carries bytes and tasks for sessions, which know neither.
+`python -m coordinator.server --meta unix:/path --listen 127.0.0.1:5433`. This is a shell: it owns
+the event loop and carries bytes and tasks for sessions, which know neither.
 """
 
 from __future__ import annotations
@@ -56,9 +56,7 @@ class Connection(asyncio.Protocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._transport.set_write_buffer_limits(high=limits.CLIENT_SEND_BUFFER_MAX_BYTES)
         executor = self._server.executor
-        self._session = Session(
-            executor, self, executor.new_process_id(), secrets.randbits(31)
-        )
+        self._session = Session(executor, self, executor.new_process_id(), secrets.randbits(31))
         self.data_received = self._session.data_received  # type: ignore[method-assign]
         self._server.connections.add(self)
 

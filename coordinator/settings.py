@@ -18,7 +18,15 @@ SERVER_VERSION_NUM: Final = "150008"
 
 _TRUE: Final = frozenset({"on", "true", "yes", "1", "t", "y"})
 _FALSE: Final = frozenset({"off", "false", "no", "0", "f", "n"})
-_UNITS_MS: Final = {"": 1, "us": 0.001, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+_UNITS_MS: Final = {
+    "": 1,
+    "us": 0.001,
+    "ms": 1,
+    "s": 1000,
+    "min": 60_000,
+    "h": 3_600_000,
+    "d": 86_400_000,
+}
 _UTC: Final = frozenset({"utc", "gmt", "etc/utc", "etc/gmt", "zulu", "uct", "0", "utc0", "+00:00"})
 
 

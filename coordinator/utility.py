@@ -18,7 +18,7 @@ from coordinator.plan.plans import UtilityPlan
 from shardb.errors import SqlError, unsupported
 
 if TYPE_CHECKING:
-    from coordinator.session import Session
+    from coordinator.conversation import Conversation
 
 _DDL: Final = frozenset({"create_table", "drop_table", "truncate", "add_primary_key"})
 
@@ -33,13 +33,13 @@ class UtilityResult:
     before: list[bytes] = field(default_factory=list)
 
 
-def run_now(session: Session, plan: UtilityPlan) -> UtilityResult | None:
+def run_now(session: Conversation, plan: UtilityPlan) -> UtilityResult | None:
     """Runs the statement if nothing has to be waited for."""
     handler = _NOW.get(plan.kind)
     return None if handler is None else handler(session, plan)
 
 
-async def run(executor: Executor, session: Session, plan: UtilityPlan) -> Outcome:
+async def run(executor: Executor, session: Conversation, plan: UtilityPlan) -> Outcome:
     """Runs a statement that waits for shards, the store or the client."""
     kind = plan.kind
     if kind == "commit":
@@ -57,14 +57,12 @@ async def run(executor: Executor, session: Session, plan: UtilityPlan) -> Outcom
         return Outcome(None, complete(f"COPY {count}"))
     if kind in _DDL:
         if session.read_only:
-            raise SqlError(
-                "25006", f"cannot execute {plan.tag} in a read-only transaction"
-            )
+            raise SqlError("25006", f"cannot execute {plan.tag} in a read-only transaction")
         return Outcome(None, complete(await executor.ddl.run(session, plan)))
     raise unsupported(plan.tag or kind)
 
 
-async def _commit(executor: Executor, session: Session) -> Outcome:
+async def _commit(executor: Executor, session: Conversation) -> Outcome:
     txn, session.txn = session.txn, None
     end_block(session)
     assert txn is not None
@@ -72,7 +70,7 @@ async def _commit(executor: Executor, session: Session) -> Outcome:
     return Outcome(None, complete("COMMIT"))
 
 
-async def _rollback_to(executor: Executor, session: Session, plan: UtilityPlan) -> Outcome:
+async def _rollback_to(executor: Executor, session: Conversation, plan: UtilityPlan) -> Outcome:
     name = str(plan.args[0])
     at = session.savepoint_index(name)
     mark = session.savepoints[at][1]
@@ -83,7 +81,7 @@ async def _rollback_to(executor: Executor, session: Session, plan: UtilityPlan) 
     return Outcome(None, complete("ROLLBACK"))
 
 
-def end_block(session: Session) -> None:
+def end_block(session: Conversation) -> None:
     """Leaves the transaction block."""
     session.status = b"I"
     session.implicit = False
@@ -102,7 +100,7 @@ def warning(sqlstate: str, text: str) -> bytes:
 # --- transaction control
 
 
-def _begin(session: Session, plan: UtilityPlan) -> UtilityResult:
+def _begin(session: Conversation, plan: UtilityPlan) -> UtilityResult:
     result = UtilityResult(plan.tag)
     if session.status == b"T":
         result.before.append(warning("25001", "there is already a transaction in progress"))
@@ -114,7 +112,7 @@ def _begin(session: Session, plan: UtilityPlan) -> UtilityResult:
     return result
 
 
-def _transaction_modes(session: Session, args: Sequence[object]) -> None:
+def _transaction_modes(session: Conversation, args: Sequence[object]) -> None:
     """Isolation level and access mode, as `coordinator.sql.utility` gives them."""
     isolation, read_only = (str(args[0] or ""), args[1]) if len(args) > 1 else ("", None)
     if not isolation:
@@ -126,7 +124,7 @@ def _transaction_modes(session: Session, args: Sequence[object]) -> None:
     session.read_only = bool(read_only)
 
 
-def _commit_now(session: Session, plan: UtilityPlan) -> UtilityResult | None:
+def _commit_now(session: Conversation, plan: UtilityPlan) -> UtilityResult | None:
     if session.status == b"E":
         session.abandon()
         end_block(session)
@@ -140,7 +138,7 @@ def _commit_now(session: Session, plan: UtilityPlan) -> UtilityResult | None:
     return result
 
 
-def _rollback_now(session: Session, plan: UtilityPlan) -> UtilityResult | None:
+def _rollback_now(session: Conversation, plan: UtilityPlan) -> UtilityResult | None:
     if session.txn is not None:
         return None
     result = UtilityResult("ROLLBACK")
@@ -150,12 +148,12 @@ def _rollback_now(session: Session, plan: UtilityPlan) -> UtilityResult | None:
     return result
 
 
-def _set_transaction(session: Session, plan: UtilityPlan) -> UtilityResult:
+def _set_transaction(session: Conversation, plan: UtilityPlan) -> UtilityResult:
     _transaction_modes(session, plan.args)
     return UtilityResult(plan.tag)
 
 
-def _savepoint(session: Session, plan: UtilityPlan) -> UtilityResult:
+def _savepoint(session: Conversation, plan: UtilityPlan) -> UtilityResult:
     if session.status != b"T":
         raise SqlError("25P01", "SAVEPOINT can only be used in transaction blocks")
     if session.txn is None:
@@ -164,7 +162,7 @@ def _savepoint(session: Session, plan: UtilityPlan) -> UtilityResult:
     return UtilityResult(plan.tag)
 
 
-def _release(session: Session, plan: UtilityPlan) -> UtilityResult:
+def _release(session: Conversation, plan: UtilityPlan) -> UtilityResult:
     del session.savepoints[session.savepoint_index(str(plan.args[0])) :]
     return UtilityResult(plan.tag)
 
@@ -172,7 +170,7 @@ def _release(session: Session, plan: UtilityPlan) -> UtilityResult:
 # --- parameters
 
 
-def _set(session: Session, plan: UtilityPlan) -> UtilityResult:
+def _set(session: Conversation, plan: UtilityPlan) -> UtilityResult:
     name, value, local = str(plan.args[0]), plan.args[1], bool(plan.args[2])
     result = UtilityResult(plan.tag)
     told = session.settings.set(name, None if value is None else str(value), local)
@@ -189,7 +187,7 @@ def canonical(name: str) -> str:
     return name if found is None else found.name
 
 
-def _show(session: Session, plan: UtilityPlan) -> UtilityResult:
+def _show(session: Conversation, plan: UtilityPlan) -> UtilityResult:
     name = str(plan.args[0])
     if name.lower() == "all":
         rows = [
@@ -201,10 +199,10 @@ def _show(session: Session, plan: UtilityPlan) -> UtilityResult:
     return UtilityResult(plan.tag, rows, describe(plan.columns, b""))
 
 
-def _reset(session: Session, plan: UtilityPlan) -> UtilityResult:
+def _reset(session: Conversation, plan: UtilityPlan) -> UtilityResult:
     name = str(plan.args[0])
     result = UtilityResult(plan.tag)
-    if name.lower() == "all":
+    if name.lower() in ("", "all"):
         for key, value in session.settings.reset_all():
             result.before.append(messages.parameter_status(key, value))
         return result
@@ -214,7 +212,7 @@ def _reset(session: Session, plan: UtilityPlan) -> UtilityResult:
     return result
 
 
-def _discard(session: Session, plan: UtilityPlan) -> UtilityResult:
+def _discard(session: Conversation, plan: UtilityPlan) -> UtilityResult:
     what = str(plan.args[0]).lower() if plan.args else "all"
     result = UtilityResult(plan.tag)
     if what == "all":
@@ -227,9 +225,9 @@ def _discard(session: Session, plan: UtilityPlan) -> UtilityResult:
     return result
 
 
-def _deallocate(session: Session, plan: UtilityPlan) -> UtilityResult:
-    name = plan.args[0] if plan.args else None
-    if name is None:
+def _deallocate(session: Conversation, plan: UtilityPlan) -> UtilityResult:
+    name = plan.args[0]
+    if not name:
         session.prepared.clear()
     elif session.prepared.pop(str(name).encode(), None) is None:
         raise SqlError("26000", f'prepared statement "{name}" does not exist')
@@ -239,17 +237,17 @@ def _deallocate(session: Session, plan: UtilityPlan) -> UtilityResult:
 # --- the rest
 
 
-def _explain(session: Session, plan: UtilityPlan) -> UtilityResult:
+def _explain(session: Conversation, plan: UtilityPlan) -> UtilityResult:
     lines: Sequence[Any] = plan.args[0]  # type: ignore[assignment]
     rows = [messages.data_row([str(line).encode()]) for line in lines]
     return UtilityResult(plan.tag, rows, describe(plan.columns, b""))
 
 
-def _nothing(session: Session, plan: UtilityPlan) -> UtilityResult:
+def _nothing(session: Conversation, plan: UtilityPlan) -> UtilityResult:
     return UtilityResult(plan.tag)
 
 
-_NOW: Final[dict[str, Callable[[Session, UtilityPlan], UtilityResult | None]]] = {
+_NOW: Final[dict[str, Callable[[Conversation, UtilityPlan], UtilityResult | None]]] = {
     "begin": _begin,
     "commit": _commit_now,
     "rollback": _rollback_now,
@@ -266,4 +264,3 @@ _NOW: Final[dict[str, Callable[[Session, UtilityPlan], UtilityResult | None]]] =
     "analyze": _nothing,
     "empty": _nothing,
 }
-

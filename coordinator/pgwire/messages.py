@@ -1,7 +1,7 @@
 """The Postgres wire protocol, version 3, as data: type bytes, fixed messages and builders.
 
-Source: PostgreSQL manual, chapter 55 (Frontend/Backend Protocol), "Message Formats". Builders return
-complete messages, ready to be concatenated. Nothing here knows a session or a socket.
+Source: PostgreSQL manual, chapter 55 (Frontend/Backend Protocol), "Message Formats". Builders
+return complete messages, ready to be concatenated. Nothing here knows a session or a socket.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def copy_in_response(columns: int) -> bytes:
 
 
 def negotiate_protocol_version(minor: int, options: Sequence[str]) -> bytes:
-    """NegotiateProtocolVersion: the newest minor version we speak and the options we do not know."""
+    """NegotiateProtocolVersion: our newest minor version and the options we do not know."""
     body = _INT32.pack(minor) + _INT32.pack(len(options))
     return message(b"v", body + b"".join(option.encode() + b"\0" for option in options))
 

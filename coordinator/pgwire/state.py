@@ -1,7 +1,7 @@
 """The protocol state of one connection, as tables: which message may come when, and what it means.
 
-`TRANSITIONS[phase]` maps a frontend message to the action that the session carries out; `AFTER` says
-which phase follows an outcome. Everything that affects the phase is in this file; no I/O here.
+`TRANSITIONS[phase]` maps a frontend message to the action that the session carries out; `AFTER`
+says which phase follows an outcome. Everything that affects the phase is in this file; no I/O here.
 
 Phases
     STARTUP   before the start-up packet is accepted (its packets have no type byte)

@@ -2,7 +2,8 @@
 
 Two ways in: prepared statements by exact text and parameter types, simple queries by exact text and
 then by fingerprint (text with its literals lifted out). A cached statement never meets the parser.
-All entries belong to one catalog snapshot; a new one empties the cache. Bounded, oldest use first out.
+All entries belong to one catalog snapshot; a new one empties the cache. Bounded: the oldest
+use goes first.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Entry:
         self.returns_rows = compiled.returns_rows
         self.catalog_version = version
         self.program = program
-        self.row_plan = isinstance(compiled.plan, RowPlan)
+        self.row_plan = compiled.plan if isinstance(compiled.plan, RowPlan) else None
         self.param_count = len(compiled.params)
         self.width = len(compiled.columns)
         self.extras: tuple[str, ...] = _extras_of(compiled.plan)
@@ -93,10 +94,7 @@ class Entry:
         """RowDescription in these formats, or NoData."""
         found = self._descriptions.get(formats)
         if found is None:
-            if self.returns_rows:
-                found = describe(self.columns, formats)
-            else:
-                found = messages.NO_DATA
+            found = describe(self.columns, formats) if self.returns_rows else messages.NO_DATA
             if len(self._descriptions) < _FORMATS_MAX:
                 self._descriptions[formats] = found
         return found
@@ -131,6 +129,7 @@ class PlanCache:
         self._make_program = make_program
         self._exact: OrderedDict[tuple[bytes, tuple[int, ...]], Entry] = OrderedDict()
         self._lifted: OrderedDict[tuple[bytes, bytes], Entry | None] = OrderedDict()
+        self._frozen = 0
         self._programs: OrderedDict[ProgramSpec, Any] = OrderedDict()
         self.compiler = compiler
         self.version = compiler.catalog.version
@@ -138,10 +137,17 @@ class PlanCache:
     def use(self, compiler: Compiler) -> None:
         """Takes a new catalog snapshot; older plans are not used again."""
         self.compiler = compiler
-        self.version = compiler.catalog.version
+        self.version = -1 if self._frozen else compiler.catalog.version
         self._exact.clear()
         self._lifted.clear()
         self._programs.clear()
+
+    def freeze(self, table_id: int) -> None:
+        """Refuses statements that write this table (0: none) while it is rewritten."""
+        self._frozen = table_id
+        self._exact.clear()
+        self._lifted.clear()
+        self.version = -1 if table_id else self.compiler.catalog.version
 
     def __len__(self) -> int:
         return len(self._exact) + len(self._lifted)
@@ -212,6 +218,9 @@ class PlanCache:
 
     def _entry(self, compiled: CompiledStatement) -> Entry:
         program = None
+        if self._frozen and _written(compiled.plan) == self._frozen:
+            name = self.compiler.catalog.table(self._frozen).name
+            raise SqlError("55006", f'table "{name}" is being rewritten')
         if isinstance(compiled.plan, RowPlan):
             spec = compiled.plan.program
             program = self._make_program(spec, self.compiler.catalog.table(spec.table_id))
@@ -258,3 +267,8 @@ def _reads_only(plan: Plan) -> bool:
     return not isinstance(plan, WritePlan)
 
 
+def _written(plan: Plan) -> int:
+    """The id of the table that a plan writes or locks, 0 if it does not."""
+    if isinstance(plan, WritePlan):
+        return plan.table_id
+    return plan.program.table_id if isinstance(plan, RowPlan) and not _reads_only(plan) else 0

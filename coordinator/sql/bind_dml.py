@@ -32,6 +32,7 @@ from coordinator.sql.tree import (
 from shardb.errors import SqlError, unsupported
 from shardb.meta.descriptors import Column, Table
 from shardb.program import TypeRef
+from shardb.types import TypeCode as T
 
 EXCLUDED: Final = "excluded"
 
@@ -171,8 +172,11 @@ class DmlBinder:
     def _insert_query(
         self, source: exp.Expression, table: Table, positions: list[int], explicit: bool
     ) -> Query:
-        inner = self.query.query(source)
+        inner = self.query.query(source, settle=False)
         self._check_width(len(inner.outputs), positions, explicit, source)
+        for index, (at, out) in enumerate(zip(positions, inner.outputs, strict=False)):
+            if out.value.type.code == T.UNKNOWN:
+                inner = self.query.converted(inner, index, column_type(table.columns[at]))
         alias = self.context.alias()
         given = {
             at: self._assign(ColumnRef(out.value.type, alias, index, out.name),
@@ -301,7 +305,10 @@ class DmlBinder:
         if returning is None:
             return []
         binder = ExpressionBinder(self.query, scope, "RETURNING", windows=False)
-        return self.query.select_list(returning.expressions, binder)
+        outputs = self.query.select_list(returning.expressions, binder)
+        for output in outputs:
+            output.value = self.context.coercer.settle(output.value)
+        return outputs
 
 
 def _is_default(node: exp.Expression) -> bool:

@@ -12,7 +12,7 @@ from sqlglot import exp
 
 from coordinator.sql import typesystem as ts
 from coordinator.sql.calls import Calls
-from coordinator.sql.coerce import number_literal
+from coordinator.sql.coerce import number_literal, parse_literal
 from coordinator.sql.lexer import fold_identifier, unescape
 from coordinator.sql.parse import position_of
 from coordinator.sql.tree import Call, ColumnRef, Expression, Literal, SubqueryCall
@@ -185,7 +185,7 @@ class ExpressionBinder:
         if value is None or not isinstance(value, exp.Literal):
             raise unsupported("an interval that is not a literal")
         text = str(value.this) + (f" {unit.name.lower()}" if unit is not None else "")
-        return Literal(ts.INTERVAL, text)
+        return parse_literal(text, ts.INTERVAL, position_of(node))
 
     # --- operators
 

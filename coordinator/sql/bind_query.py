@@ -81,22 +81,41 @@ class QueryBinder:
 
     # --- entrances
 
-    def query(self, node: exp.Expression, parent: Scope | None = None) -> Query:
-        """A SELECT, VALUES, set operation or a parenthesized one."""
+    def query(
+        self, node: exp.Expression, parent: Scope | None = None, settle: bool = True
+    ) -> Query:
+        """A SELECT, VALUES, set operation or a parenthesized one.
+
+        Without `settle` output columns may stay of unknown type, for a caller that knows better.
+        """
         self.context.depth += 1
         if self.context.depth > STATEMENT_DEPTH_MAX:
             raise SqlError("54001", "stack depth limit exceeded")
         try:
-            return self._query(node, parent)
+            query = self._query(node, parent)
         finally:
             self.context.depth -= 1
+        if settle:
+            for at, output in enumerate(query.outputs):
+                if output.value.type.code == T.UNKNOWN:
+                    query = self.converted(query, at, ts.TEXT)
+        return query
 
     def subquery(self, node: exp.Expression, scope: Scope) -> Query:
         """A subquery of an expression in `scope`."""
         return QueryBinder(self.context, self.ctes).query(node, scope)
 
     def converted(self, query: Query, index: int, target: TypeRef) -> Query:
-        """`query` with output `index` cast to `target`."""
+        """`query` with output `index` cast to `target`; a constant takes the type in place."""
+        value = query.outputs[index].value
+        if value.type.code == T.UNKNOWN and isinstance(query, SelectQuery):
+            typed = self.context.coercer.coerce(value, target, "implicit")
+            if typed is not None:
+                query.outputs[index].value = typed
+                for at, key in enumerate(query.order):
+                    if key.value == value:
+                        query.order[at] = SortKey(typed, key.descending, key.nulls_first)
+                return query
         source = self.context.alias()
         outputs = [
             Output(out.name, ColumnRef(out.value.type, source, at, out.name))
@@ -239,7 +258,7 @@ class QueryBinder:
                                                  position_of(value))
                 outputs += [_plain_output(c) for c in relation.columns]
                 continue
-            bound = binder.settled(value)
+            bound = binder.bind(value)
             output = Output(alias or output_name(value), bound)
             if isinstance(value, exp.Column):
                 found = binder.scope.find(name_of(value.this), name_of(value.args.get("table")), 0)
@@ -571,8 +590,10 @@ class QueryBinder:
 
     def _set_operation(self, node: exp.SetOperation, parent: Scope | None) -> SetQuery:
         kind = {exp.Union: "union", exp.Intersect: "intersect", exp.Except: "except"}[type(node)]
-        left = QueryBinder(self.context, self.ctes).query(node.this, parent)
-        right = QueryBinder(self.context, self.ctes).query(node.args["expression"], parent)
+        left = QueryBinder(self.context, self.ctes).query(node.this, parent, settle=False)
+        right = QueryBinder(self.context, self.ctes).query(
+            node.args["expression"], parent, settle=False
+        )
         query = self._combine(kind, not node.args.get("distinct"), left, right,
                               position_of(node))
         order = node.args.get("order")

@@ -14,6 +14,8 @@ import pyarrow as pa
 from coordinator.catalog import Catalog
 from coordinator.sql import typesystem as ts
 from shardb.program import TypeRef
+from shardb.types import TYPES as TYPES_TABLE
+from shardb.types import TypeCode
 
 NAMESPACES: Final = {"pg_catalog": 11, "public": 2200, "information_schema": 13000}
 DATABASE_OID: Final = 5
@@ -71,12 +73,12 @@ def _pg_attribute(catalog: Catalog) -> list[tuple[Any, ...]]:
         for at, column in enumerate(table.columns):
             if column.hidden:
                 continue
-            rows.append((table.id, column.name, ts.OIDS[column.type_code], -1, -1, at + 1,
+            rows.append((table.id, column.name, ts.oid_of(TypeRef(column.type_code)), -1, -1, at + 1,
                          column.typmod, column.not_null, column.default is not None, "", "",
                          False, 0, True, 0, 0))
     for virtual in TABLES.values():
         for at, (name, ref) in enumerate(virtual.columns):
-            rows.append((virtual.oid, name, ts.OIDS[ref.code], -1, -1, at + 1, -1, False, False,
+            rows.append((virtual.oid, name, ts.oid_of(ref), -1, -1, at + 1, -1, False, False,
                          "", "", False, 0, True, 0, 0))
     return rows
 
@@ -90,19 +92,11 @@ def _pg_attrdef(catalog: Catalog) -> list[tuple[Any, ...]]:
     ]
 
 
-_CATEGORY: Final = {16: "B", 20: "N", 21: "N", 23: "N", 700: "N", 701: "N", 1700: "N", 25: "S",
-                    1042: "S", 1043: "S", 1082: "D", 1083: "D", 1114: "D", 1184: "D", 1186: "T"}
-_SHORT: Final = {16: "bool", 17: "bytea", 20: "int8", 21: "int2", 23: "int4", 25: "text",
-                 114: "json", 700: "float4", 701: "float8", 705: "unknown", 1042: "bpchar",
-                 1043: "varchar", 1082: "date", 1083: "time", 1114: "timestamp",
-                 1184: "timestamptz", 1186: "interval", 1700: "numeric", 2950: "uuid",
-                 3802: "jsonb"}
-
-
 def _pg_type(catalog: Catalog) -> list[tuple[Any, ...]]:
     return [
-        (oid, name, 11, 10, -1, False, "b", _CATEGORY.get(oid, "U"), True, ",", 0, 0, 0, 0, -1, 0)
-        for oid, name in _SHORT.items()
+        (t.oid, t.name, 11, 10, t.length, t.by_value, "b", t.category, True, ",", 0, 0,
+         t.array_oid, 0, -1, 0)
+        for t in TYPES_TABLE.values()
     ]
 
 
@@ -158,7 +152,7 @@ def _columns(catalog: Catalog) -> list[tuple[Any, ...]]:
             length = ref.typmod - 4 if ref.code in ts.STRINGS and ref.typmod > 0 else None
             rows.append(("shardb", table.schema, table.name, column.name, at + 1, column.default,
                          "NO" if column.not_null else "YES", ts.type_name(ref), length, *shape,
-                         _SHORT[ts.OIDS[ref.code]]))
+                         TYPES_TABLE[TypeCode(ref.code)].name))
     return rows
 
 

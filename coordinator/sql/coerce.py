@@ -6,22 +6,20 @@ arithmetic has the digits it needs and no more.
 
 from __future__ import annotations
 
-import datetime
-import json
 import re
-import uuid
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Final
 
 from coordinator.sql import typesystem as ts
 from coordinator.sql.tree import Call, Expression, Literal, Parameter
+from shardb._core.coreerror import CoreError
+from shardb._core.datum import text_to_text
 from shardb.errors import SqlError
 from shardb.program import TypeRef
 from shardb.types import TypeCode as T
 
 _BOUNDS: Final = {T.INT2: 1 << 15, T.INT4: 1 << 31, T.INT8: 1 << 63}
-_TRUE: Final = ("t", "tr", "tru", "true", "y", "ye", "yes", "on", "1")
-_FALSE: Final = ("f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0")
+_PLAIN: Final = re.compile(r"[+-]?\d+(\.\d+)?")
 
 
 class Parameters:
@@ -71,83 +69,21 @@ def number_literal(text: str, position: int) -> Literal:
 
 
 def parse_literal(text: str, target: TypeRef, position: int) -> Literal:
-    """The constant `text` of type `target`; 22P02, 22007 or 22003 if it is none."""
+    """The constant `text` of type `target` in normal form; 22P02, 22007 or 22003 if it is none."""
+    try:
+        normal = text_to_text(target.code, -1, text.encode()).decode()
+    except CoreError as error:
+        raise SqlError(error.sqlstate, error.message, detail=error.detail,
+                       position=position) from None
     code = T(target.code)
-    stripped = text.strip()
-    if code in ts.INTEGERS:
-        return _integer(text, stripped, target, position)
     if code == T.NUMERIC:
-        try:
-            value = Decimal(stripped)
-        except InvalidOperation:
-            raise _invalid(text, target, position) from None
-        if not value.is_finite():
-            raise SqlError("0A000", "numeric NaN and infinity are not supported",
-                           position=position)
-        plain = format(value, "f")
-        return Literal(natural_numeric(plain), plain)
-    if code in (T.FLOAT4, T.FLOAT8):
-        try:
-            float(stripped)
-        except ValueError:
-            raise _invalid(text, target, position) from None
-        return Literal(TypeRef(code), stripped)
+        return Literal(natural_numeric(text.strip()), text.strip()) if _PLAIN.fullmatch(
+            text.strip()) else Literal(natural_numeric(normal), normal)
     if code == T.BOOL:
-        low = stripped.lower()
-        if low in _TRUE or low in _FALSE:
-            return Literal(ts.BOOL, "true" if low in _TRUE else "false")
-        raise _invalid(text, target, position)
-    if code == T.UUID:
-        try:
-            return Literal(target, str(uuid.UUID(stripped)))
-        except ValueError:
-            raise _invalid(text, target, position) from None
-    if code in (T.JSON, T.JSONB):
-        try:
-            json.loads(text)
-        except ValueError:
-            raise _invalid(text, target, position, "22P02") from None
-        return Literal(target, text)
-    if code in (T.DATE, T.TIMESTAMP, T.TIMESTAMPTZ, T.TIME):
-        return Literal(TypeRef(code), _moment(text, stripped, target, position))
-    return Literal(TypeRef(code), text)
-
-
-def _integer(text: str, stripped: str, target: TypeRef, position: int) -> Literal:
-    if not re.fullmatch(r"[+-]?\d+", stripped):
-        raise _invalid(text, target, position)
-    value = int(stripped)
-    bound = _BOUNDS[T(target.code)]
-    if not -bound <= value < bound:
-        raise SqlError("22003", f'value "{text}" is out of range for type '
-                       f"{ts.type_name(target)}", position=position)
-    return Literal(TypeRef(target.code), str(value))
-
-
-def _moment(text: str, stripped: str, target: TypeRef, position: int) -> str:
-    match = re.fullmatch(r"(\d{4})-(\d{1,2})-(\d{1,2})(?:[ T].*)?", stripped)
-    if match and target.code != T.TIME:
-        year, month, day = map(int, match.groups())
-        try:
-            datetime.date(year, month, day)
-        except ValueError:
-            raise SqlError("22008", f'date/time field value out of range: "{text}"',
-                           position=position) from None
-        day_text = f"{year:04}-{month:02}-{day:02}"
-        return day_text if target.code == T.DATE else day_text + stripped[match.end(3) :]
-    if not re.search(r"\d", stripped) and stripped.lower() not in (
-        "now", "today", "tomorrow", "yesterday", "epoch", "infinity", "-infinity", "allballs"
-    ):
-        raise _invalid(text, target, position, "22007")
-    return stripped
-
-
-def _invalid(text: str, target: TypeRef, position: int, sqlstate: str = "22P02") -> SqlError:
-    name = {T.TIMESTAMP: "timestamp", T.TIME: "time"}.get(
-        T(target.code), ts.type_name(target)
-    )
-    return SqlError(sqlstate, f'invalid input syntax for type {name}: "{text}"',
-                    position=position)
+        return Literal(ts.BOOL, "true" if normal.startswith("t") else "false")
+    if code in (*ts.STRINGS, T.JSON):
+        normal = text
+    return Literal(TypeRef(code), normal)
 
 
 def cast_node(node: Expression, target: TypeRef) -> Expression:

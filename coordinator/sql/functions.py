@@ -170,7 +170,9 @@ FUNCTIONS: Final[dict[str, list[Signature]]] = {
         Signature((ts.TIMESTAMP, ts.TIMESTAMP), ts.INTERVAL, "age({0}, {1})"),
     ],
     "to_timestamp": [Signature((ts.FLOAT8,), ts.TIMESTAMPTZ, "to_timestamp({0})")],
-    "gen_random_uuid": [Signature((), ts.UUID, "uuid()")],
+    "gen_random_uuid": [
+        Signature((), ts.UUID, "unhex(replace(CAST(uuid() AS VARCHAR), '-', ''))")
+    ],
     "row_number": [Signature((), ts.INT8, "row_number()")],
 }
 FUNCTIONS["ceiling"] = FUNCTIONS["ceil"]

@@ -49,7 +49,7 @@ def engine_literal(value: object) -> str:
     if isinstance(value, (datetime.datetime, datetime.date, datetime.time)):
         return quote(value.isoformat())
     if isinstance(value, uuid.UUID):
-        return quote(str(value))
+        return quote("".join(f"\\x{byte:02X}" for byte in value.bytes))
     if isinstance(value, tuple) and len(value) == 3:
         months, days, micros = value
         return quote(f"{months} months {days} days {micros} microseconds")

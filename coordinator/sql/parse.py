@@ -15,6 +15,8 @@ from shardb.limits import STATEMENT_DEPTH_MAX, STATEMENT_MAX_BYTES
 
 QUERY_WORDS: Final = ("select", "values", "with", "table", "insert", "update", "delete")
 
+_MASK: Final = "\ue000"
+
 
 class _Dialect(Postgres):
     """sqlglot's Postgres without its knowledge of functions: calls stay as they are written."""
@@ -44,8 +46,9 @@ def split(text: str) -> list[tuple[str, int]]:
 def parse_query(text: str, tokens: list[Token]) -> exp.Expression:
     """The tree of one SELECT, VALUES, INSERT, UPDATE or DELETE."""
     check_depth(tokens)
+    masked = _mask_parameters(text, tokens)
     try:
-        tree = sqlglot.parse_one(text, dialect=_Dialect, error_level=ErrorLevel.IMMEDIATE)
+        tree = sqlglot.parse_one(masked, dialect=_Dialect, error_level=ErrorLevel.IMMEDIATE)
     except ParseError as error:
         raise _translate(text, tokens, error) from None
     except TokenError:
@@ -54,7 +57,29 @@ def parse_query(text: str, tokens: list[Token]) -> exp.Expression:
         raise SqlError("54001", "stack depth limit exceeded") from None
     if isinstance(tree, (exp.Command, exp.Alias)):
         raise syntax_error(tokens[0])
+    for column in list(tree.find_all(exp.Column)) if masked is not text else ():
+        name = column.name
+        if name.startswith(_MASK):
+            parameter = exp.Parameter(this=exp.Literal.number(name[1:]))
+            parameter.meta.update(column.this.meta)
+            column.replace(parameter)
     return tree
+
+
+def _mask_parameters(text: str, tokens: list[Token]) -> str:
+    """`text` with the `$` of parameters replaced: sqlglot takes `$1,$` for a dollar quote."""
+    if _MASK in text:
+        raise SqlError("42601", "syntax error: the text has a private-use character",
+                       position=text.index(_MASK) + 1)
+    starts = [token.start for token in tokens if token.kind == "param"]
+    if not starts:
+        return text
+    pieces = []
+    at = 0
+    for start in starts:
+        pieces += [text[at:start], _MASK]
+        at = start + 1
+    return "".join([*pieces, text[at:]])
 
 
 def parse_expression(text: str) -> exp.Expression:

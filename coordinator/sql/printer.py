@@ -200,8 +200,8 @@ class Printer:
             return f"CAST({quote(_blob(node.text))} AS BLOB)"
         if code in (*ts.STRINGS, T.UNKNOWN, T.JSON, T.JSONB):
             return quote(node.text)
-        if code in ts.INTEGERS or code == T.NUMERIC:
-            return f"CAST({quote(node.text)} AS {kind})"
+        if code == T.UUID:
+            return f"unhex({quote(node.text.replace('-', ''))})"
         return f"CAST({quote(node.text)} AS {kind})"
 
     def _call(self, node: Call) -> str:
@@ -347,6 +347,8 @@ def _print_cast(printer: Printer, node: Call, texts: list[str]) -> str:
         return f"rpad({padded}, {width}, ' ')" if target.code == T.BPCHAR else padded
     if target.code in ts.STRINGS:
         return text
+    if target.code == T.UUID:
+        return f"unhex(replace({text}, '-', ''))"
     if target.code == T.DATE and source.code == T.TIMESTAMPTZ:
         return f"CAST(CAST({text} AS TIMESTAMP) AS DATE)"
     return f"CAST({text} AS {kind})"
@@ -362,6 +364,11 @@ def _to_text(source: TypeRef, text: str) -> str:
         return f"regexp_replace(CAST({text} AS VARCHAR), '\\.0$', '')"
     if source.code == T.TIMESTAMPTZ:
         return f"(CAST(CAST({text} AS TIMESTAMP) AS VARCHAR) || '+00')"
+    if source.code == T.UUID:
+        return (f"regexp_replace(lower(hex({text})), '(.{{8}})(.{{4}})(.{{4}})(.{{4}})(.{{12}})', "
+                "'\\1-\\2-\\3-\\4-\\5')")
+    if source.code == T.BYTEA:
+        return f"('\\x' || lower(hex({text})))"
     return f"CAST({text} AS VARCHAR)"
 
 

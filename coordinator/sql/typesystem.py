@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from shardb import types
 from shardb.errors import SqlError
 from shardb.limits import NUMERIC_PRECISION_MAX
 from shardb.program import TypeRef
@@ -72,117 +73,10 @@ _EXPLICIT: Final[dict[int, frozenset[int]]] = {
     T.BOOL: frozenset({T.INT4}),
 }
 
-_NAMES: Final[dict[int, str]] = {
-    T.UNKNOWN: "unknown",
-    T.BOOL: "boolean",
-    T.INT2: "smallint",
-    T.INT4: "integer",
-    T.INT8: "bigint",
-    T.FLOAT4: "real",
-    T.FLOAT8: "double precision",
-    T.NUMERIC: "numeric",
-    T.TEXT: "text",
-    T.VARCHAR: "character varying",
-    T.BPCHAR: "character",
-    T.BYTEA: "bytea",
-    T.DATE: "date",
-    T.TIME: "time without time zone",
-    T.TIMESTAMP: "timestamp without time zone",
-    T.TIMESTAMPTZ: "timestamp with time zone",
-    T.INTERVAL: "interval",
-    T.UUID: "uuid",
-    T.JSON: "json",
-    T.JSONB: "jsonb",
-}
-
-_CODES: Final[dict[str, int]] = {
-    "boolean": T.BOOL,
-    "bool": T.BOOL,
-    "smallint": T.INT2,
-    "int2": T.INT2,
-    "smallserial": T.INT2,
-    "int": T.INT4,
-    "integer": T.INT4,
-    "int4": T.INT4,
-    "oid": T.INT8,
-    "bigint": T.INT8,
-    "int8": T.INT8,
-    "real": T.FLOAT4,
-    "float4": T.FLOAT4,
-    "float": T.FLOAT8,
-    "float8": T.FLOAT8,
-    "double precision": T.FLOAT8,
-    "numeric": T.NUMERIC,
-    "decimal": T.NUMERIC,
-    "dec": T.NUMERIC,
-    "text": T.TEXT,
-    "name": T.TEXT,
-    "regclass": T.TEXT,
-    "varchar": T.VARCHAR,
-    "character varying": T.VARCHAR,
-    "char": T.BPCHAR,
-    "character": T.BPCHAR,
-    "bpchar": T.BPCHAR,
-    "nchar": T.BPCHAR,
-    "bytea": T.BYTEA,
-    "date": T.DATE,
-    "time": T.TIME,
-    "time without time zone": T.TIME,
-    "timestamp": T.TIMESTAMP,
-    "timestamp without time zone": T.TIMESTAMP,
-    "timestamptz": T.TIMESTAMPTZ,
-    "timestamp with time zone": T.TIMESTAMPTZ,
-    "interval": T.INTERVAL,
-    "uuid": T.UUID,
-    "json": T.JSON,
-    "jsonb": T.JSONB,
-}
-
-_ENGINE: Final[dict[int, str]] = {
-    T.UNKNOWN: "VARCHAR",
-    T.BOOL: "BOOLEAN",
-    T.INT2: "SMALLINT",
-    T.INT4: "INTEGER",
-    T.INT8: "BIGINT",
-    T.FLOAT4: "FLOAT",
-    T.FLOAT8: "DOUBLE",
-    T.TEXT: "VARCHAR",
-    T.VARCHAR: "VARCHAR",
-    T.BPCHAR: "VARCHAR",
-    T.BYTEA: "BLOB",
-    T.DATE: "DATE",
-    T.TIME: "TIME",
-    T.TIMESTAMP: "TIMESTAMP",
-    T.TIMESTAMPTZ: "TIMESTAMPTZ",
-    T.INTERVAL: "INTERVAL",
-    T.UUID: "UUID",
-    T.JSON: "VARCHAR",
-    T.JSONB: "VARCHAR",
-}
-
-OIDS: Final[dict[int, int]] = {
-    T.BOOL: 16,
-    T.BYTEA: 17,
-    T.INT8: 20,
-    T.INT2: 21,
-    T.INT4: 23,
-    T.TEXT: 25,
-    T.JSON: 114,
-    T.FLOAT4: 700,
-    T.FLOAT8: 701,
-    T.UNKNOWN: 705,
-    T.BPCHAR: 1042,
-    T.VARCHAR: 1043,
-    T.DATE: 1082,
-    T.TIME: 1083,
-    T.TIMESTAMP: 1114,
-    T.TIMESTAMPTZ: 1184,
-    T.INTERVAL: 1186,
-    T.NUMERIC: 1700,
-    T.UUID: 2950,
-    T.JSONB: 3802,
-}
-_CODE_BY_OID: Final = {oid: code for code, oid in OIDS.items()} | {19: T.TEXT, 26: T.INT8}
+# Types of catalog columns and of casts to them, which we keep as plain ones.
+_CATALOG_NAMES: Final = {"oid": INT8, "name": TEXT, "regclass": INT8, "regtype": TEXT,
+                         "cstring": TEXT, "regnamespace": TEXT}
+_CATALOG_OIDS: Final = {19: TEXT, 26: INT8, 2275: TEXT}
 
 
 def numeric(precision: int, scale: int) -> TypeRef:
@@ -192,9 +86,7 @@ def numeric(precision: int, scale: int) -> TypeRef:
 
 def numeric_shape(ref: TypeRef) -> tuple[int, int]:
     """Precision and scale of a numeric; (38, 16) if unconstrained."""
-    if ref.typmod < 0:
-        return NUMERIC_PRECISION_MAX, 16
-    return (ref.typmod - 4) >> 16, (ref.typmod - 4) & 0xFFFF
+    return types.numeric_shape(ref.typmod)
 
 
 def exact_shape(ref: TypeRef) -> tuple[int, int]:
@@ -205,10 +97,10 @@ def exact_shape(ref: TypeRef) -> tuple[int, int]:
 
 
 def from_oid(oid: int) -> TypeRef:
-    """The type of a parameter announced with `oid`; 0 means "infer it"."""
-    if oid == 0:
-        return UNKNOWN
-    code = _CODE_BY_OID.get(oid)
+    """The type of a parameter announced with `oid`; 0 and unknown's mean "infer it"."""
+    if oid in _CATALOG_OIDS:
+        return _CATALOG_OIDS[oid]
+    code = types.type_by_oid(oid)
     if code is None:
         raise SqlError("0A000", f"parameters of the type with OID {oid} are not supported")
     return TypeRef(code)
@@ -216,76 +108,34 @@ def from_oid(oid: int) -> TypeRef:
 
 def from_name(name: str, modifiers: tuple[int, ...] = (), position: int = 0) -> TypeRef:
     """The type called `name` (lower case) with its modifiers, as in `varchar(10)`."""
-    code = _CODES.get(name)
-    if code is None:
-        raise SqlError("42704", f'type "{name}" does not exist', position=position)
-    if name == "float" and modifiers:
-        if not 1 <= modifiers[0] <= 53:
-            raise SqlError("22023", "precision for type float must be at least 1 bit and at most 53"
-                           if modifiers[0] < 1 else
-                           "precision for type float must be less than 54 bits", position=position)
-        return FLOAT4 if modifiers[0] <= 24 else FLOAT8
-    if code == T.NUMERIC and modifiers:
-        return _numeric_modifiers(modifiers, position)
-    if code in (T.VARCHAR, T.BPCHAR):
-        if name in ("char", "character", "nchar") and not modifiers:
-            modifiers = (1,)
-        if not modifiers:
-            return TypeRef(code)
-        kind = "varchar" if code == T.VARCHAR else "char"
-        if len(modifiers) != 1:
-            raise SqlError("22023", "invalid type modifier", position=position)
-        if modifiers[0] < 1:
-            raise SqlError("22023", f"length for type {kind} must be at least 1", position=position)
-        if modifiers[0] > 10_485_760:
-            raise SqlError("22023", f"length for type {kind} cannot exceed 10485760",
-                           position=position)
-        return TypeRef(code, modifiers[0] + 4)
-    if code in (T.TIME, T.TIMESTAMP, T.TIMESTAMPTZ, T.INTERVAL) and modifiers:
-        if modifiers != (6,):
-            raise SqlError("0A000", f"a precision other than 6 for {_NAMES[code]} is not supported",
-                           position=position)
-        return TypeRef(code)
-    if modifiers:
-        raise SqlError("42601", f'type modifier is not allowed for type "{name}"',
-                       position=position)
-    return TypeRef(code)
+    if name in _CATALOG_NAMES and not modifiers:
+        return _CATALOG_NAMES[name]
+    try:
+        return TypeRef(*types.resolve_type(name, modifiers))
+    except SqlError as error:
+        raise SqlError(error.sqlstate, error.message, position=position) from None
 
 
-def _numeric_modifiers(modifiers: tuple[int, ...], position: int) -> TypeRef:
-    precision = modifiers[0]
-    scale = modifiers[1] if len(modifiers) > 1 else 0
-    if len(modifiers) > 2:
-        raise SqlError("22023", "invalid NUMERIC type modifier", position=position)
-    if not 1 <= precision <= NUMERIC_PRECISION_MAX:
-        raise SqlError("22023", f"NUMERIC precision {precision} must be between 1 and "
-                       f"{NUMERIC_PRECISION_MAX}", position=position)
-    if not 0 <= scale <= precision:
-        raise SqlError("22023", f"NUMERIC scale {scale} must be between 0 and precision "
-                       f"{precision}", position=position)
-    return numeric(precision, scale)
+def oid_of(ref: TypeRef) -> int:
+    """The type's OID."""
+    return types.TYPES[T(ref.code)].oid
 
 
 def format_type(ref: TypeRef) -> str:
     """The type as PostgreSQL's format_type() prints it."""
-    name = _NAMES[ref.code]
-    if ref.typmod < 0:
-        return "bpchar" if ref.code == T.BPCHAR else name
-    if ref.code == T.NUMERIC:
-        return "{}({},{})".format(name, *numeric_shape(ref))
-    return f"{name}({ref.typmod - 4})"
+    return types.format_type(ref.code, ref.typmod)
 
 
 def type_name(ref: TypeRef) -> str:
     """The type without its modifier, as error messages name it."""
-    return _NAMES[ref.code]
+    return types.TYPES[T(ref.code)].sql_name
 
 
 def engine_type(ref: TypeRef) -> str:
-    """How the engine spells the type."""
-    if ref.code == T.NUMERIC:
-        return "DECIMAL({},{})".format(*numeric_shape(ref))
-    return _ENGINE[ref.code]
+    """How the engine spells the type; a uuid is its 16 bytes there, as it is in Arrow."""
+    if ref.code == T.UUID:
+        return "BLOB"
+    return types.engine_type(ref.code, ref.typmod)
 
 
 def can_cast(source: int, target: int, context: str) -> bool:
@@ -305,7 +155,7 @@ def can_cast(source: int, target: int, context: str) -> bool:
 
 def is_preferred(code: int) -> bool:
     """True for the preferred type of a category (pg_type.typispreferred)."""
-    return code in (T.FLOAT8, T.TEXT, T.TIMESTAMPTZ, T.BOOL, T.INTERVAL)
+    return types.TYPES[T(code)].preferred
 
 
 def common_numeric(left: TypeRef, right: TypeRef) -> TypeRef:

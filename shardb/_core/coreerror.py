@@ -1,6 +1,6 @@
-"""The one exception `_core` raises: an SQLSTATE, a message and a detail; shells turn it into SqlError.
+"""The one exception `_core` raises: an SQLSTATE, a message and a detail.
 
-`_core` imports nothing of shardb, hence a class of its own.
+`_core` imports nothing of shardb, hence a class of its own; shells turn it into SqlError.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""CRC-32C (Castagnoli, RFC 3720 appendix B.4): the SSE4.2 instruction where there is one, else tables.
+"""CRC-32C (Castagnoli, RFC 3720 appendix B.4): by the SSE4.2 instruction, or else by tables.
 
 The reflected polynomial is 0x82F63B78; initial value and final xor are all ones, so that
 `crc32c(b"123456789") == 0xE3069283` and `crc32c(b, crc32c(a)) == crc32c(a + b)`.
@@ -73,7 +73,9 @@ cdef extern from *:
     """
     int hardware "shardb_crc_hardware"
     void prepare "shardb_crc_prepare"() noexcept nogil
-    uint32_t checksum "shardb_crc"(uint32_t crc, const char* p, size_t n, int hardware) noexcept nogil
+    uint32_t checksum "shardb_crc"(
+        uint32_t crc, const char* p, size_t n, int hardware
+    ) noexcept nogil
 
 cdef enum:
     GIL_RELEASE_BYTES = 64 * 1024

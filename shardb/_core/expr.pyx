@@ -7,8 +7,7 @@ bytes, bpchar without its trailing blanks.
 from libc.stdint cimport INT64_MAX, INT64_MIN
 
 from shardb._core.arith cimport (
-    ARITH_ABS, ARITH_ADD, ARITH_DIV, ARITH_MOD, ARITH_MUL, ARITH_NEG, ARITH_SUB, float_arith,
-    int_arith, number_as_double, numeric_arith, numeric_compare, temporal_arith,
+    ARITH_ABS, ARITH_ADD, ARITH_NEG, float_arith, int_arith, number_as_double, numeric_arith, numeric_compare, temporal_arith,
 )
 from shardb._core.buffer cimport core_fail
 from shardb._core.cast cimport datum_cast, datum_cast_explicit

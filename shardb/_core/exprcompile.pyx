@@ -4,7 +4,7 @@ The binder has inserted the casts; what an operator cannot take is refused here 
 the planner can choose another plan.
 """
 
-from libc.stdint cimport int32_t, uint8_t
+from libc.stdint cimport uint8_t
 from libc.string cimport memcpy, memset
 
 from shardb._core.arith cimport ARITH_ADD, ARITH_NEG, temporal_supported

@@ -322,9 +322,9 @@ cdef int interval_from_text(const char* s, Py_ssize_t n, int32_t* months, int32_
         why = read_units(text, size, &sum)
     if why == -1:
         return core_fail_value(b"22007", b"invalid input syntax for type interval: ", s, n, b"")
-    if (why or sum.months > 2147483647 or sum.months < -2147483647 or sum.days > 2147483647
-            or sum.days < -2147483647 or sum.us > <i128>9223372036854775807LL
-            or sum.us < -<i128>9223372036854775807LL):
+    if (why or sum.months > 2147483647 or sum.months < -2147483647LL - 1 or sum.days > 2147483647
+            or sum.days < -2147483647LL - 1 or sum.us > <i128>9223372036854775807LL
+            or sum.us < -<i128>9223372036854775807LL - 1):
         return core_fail_value(b"22015", b"interval field value out of range: ", s, n, b"")
     months[0] = <int32_t>sum.months
     days[0] = <int32_t>sum.days

@@ -16,7 +16,7 @@ from shardb._core.buffer cimport (
 from shardb._core.coreerror import CoreError
 from shardb._core.datum cimport (
     T_BOOL, T_BPCHAR, T_DATE, T_FLOAT4, T_FLOAT8, T_INT2, T_INT4, T_INTERVAL, T_JSONB, T_NUMERIC,
-    T_UUID, datum_apply_typmod, datum_init, i128, interval_total, type_is_variable,
+    T_TIME, T_UUID, datum_apply_typmod, datum_init, i128, interval_total, type_is_variable,
 )
 from shardb._core.numeric cimport numeric_rescale, numeric_typmod_scale, pow10_i128
 from shardb._core.pyvalue cimport datum_from_object, datum_to_object
@@ -249,6 +249,8 @@ cdef int key_read(const KeyColumn* column, const char* key, Py_ssize_t length, P
             out.days = <int32_t>(days - months * 30)
     else:
         out.i = <int64_t>(get_be64(raw) ^ (1ULL << 63))
+        if type == T_TIME and (out.i < 0 or out.i > <int64_t>US_PER_DAY):
+            return core_fail(b"XX001", b"key is not well-formed")
     return 0
 
 

@@ -16,7 +16,8 @@ import pyarrow as pa
 from shardb._core.coreerror import CoreError
 from shardb._core.datum cimport T_BOOL, T_INTERVAL, T_NUMERIC
 from shardb._core.memtable cimport (
-    MemTable, Node, Version, key_compare, key_prefix, node_key, node_next, node_version, version_row,
+    MemTable, Node, Version, key_compare, key_prefix, node_key, node_next, node_version,
+    version_row,
 )
 from shardb._core.rowcodec cimport ColumnLayout, Layout, RowLayout
 
@@ -72,7 +73,9 @@ cdef inline void variable_at(
     length[0] = end - begin
 
 
-cdef void fill_validity(Out* out, const Found* found, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
+cdef void fill_validity(
+    Out* out, const Found* found, Py_ssize_t start, Py_ssize_t end
+) noexcept nogil:
     cdef Py_ssize_t index
     cdef uint8_t null
     for index in range(start, end):
@@ -145,7 +148,9 @@ def scan_batches(
     below; their `_ts` is that of the version they hide, 0 if there is none. An empty `end` is no
     bound. No batch is empty; no rows, no batch. Safe in any one thread while the writer goes on.
     """
-    return Scan(memtable, layout, columns, arrow_types, ts, start, end, with_key, overlay, batch_rows)
+    return Scan(
+        memtable, layout, columns, arrow_types, ts, start, end, with_key, overlay, batch_rows
+    )
 
 
 @cython.final

@@ -1,7 +1,7 @@
 # An ordered, multi-version map in memory: key -> versions, newest first.
 #
-# Threads: one writer thread; any number of readers without a lock. A reader sees every version whose
-# put returned before it started, and maybe later ones; it filters by commit timestamp. Nothing is
+# Threads: one writer thread; any number of readers without a lock. A reader sees every version
+# whose put returned before it started, and maybe later ones; it filters by commit timestamp. Nothing is
 # freed before the MemTable itself, so node, key and row pointers live as long as a reference to it.
 #
 # The hash index behind `lookup` and `find` belongs to the writer thread; other threads use
@@ -60,7 +60,9 @@ cdef inline const char* version_row(const Version* version) noexcept nogil:
     return <const char*> (version + 1)
 
 # Byte order of two keys: negative, 0 or positive.
-cdef int key_compare(const char* a, Py_ssize_t a_len, const char* b, Py_ssize_t b_len) noexcept nogil
+cdef int key_compare(
+    const char* a, Py_ssize_t a_len, const char* b, Py_ssize_t b_len
+) noexcept nogil
 
 # The first 8 bytes of a key as in Node.prefix.
 cdef uint64_t key_prefix(const char* key, Py_ssize_t key_length) noexcept nogil
@@ -97,8 +99,8 @@ ctypedef struct Table:
 cdef class MemTable:
     cdef Table c
     # --- writer thread only
-    # The row visible at `ts`: pointer and length; NULL if none or deleted. *commit_ts is the visible
-    # version's (a tombstone's too), 0 if there is none.
+    # The row visible at `ts`: pointer and length; NULL if none or deleted. *commit_ts is the
+    # visible version's (a tombstone's too), 0 if there is none.
     cdef const char* lookup(self, const char* key, Py_ssize_t key_length, uint64_t ts,
                             uint32_t* row_length, uint64_t* commit_ts) noexcept nogil
     # The node of exactly this key, or NULL.

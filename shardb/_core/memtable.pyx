@@ -58,7 +58,9 @@ cdef uint64_t HASH_SEED = int.from_bytes(os.urandom(8), "little")
 TS_MAX = 2**64 - 1
 
 
-cdef int key_compare(const char* a, Py_ssize_t a_len, const char* b, Py_ssize_t b_len) noexcept nogil:
+cdef int key_compare(
+    const char* a, Py_ssize_t a_len, const char* b, Py_ssize_t b_len
+) noexcept nogil:
     cdef int order = memcmp(a, b, a_len if a_len < b_len else b_len)
     if order != 0:
         return order
@@ -308,7 +310,7 @@ cdef int table_put(
     Table* table, const char* key, Py_ssize_t key_length, uint64_t hash, const char* row,
     Py_ssize_t row_length, uint64_t ts,
 ) noexcept nogil:
-    """Adds a version; one of the same key and timestamp is hidden by the later put. -1: no memory."""
+    """Adds a version; it hides an earlier one of the same key and timestamp. -1: no memory."""
     cdef Node* node = table_find(table, key, key_length, hash)
     cdef Version* version = version_create(table, row, row_length, ts)
     cdef Version* above
@@ -356,7 +358,7 @@ cdef Node* table_seek(
 
 @cython.final
 cdef class MemTable:
-    """Key (bytes) to versions of a row (bytes, or None for deleted). See memtable.pxd for threads."""
+    """Key (bytes) to versions of a row (bytes, None for deleted). See memtable.pxd for threads."""
 
     def __cinit__(self) -> None:
         cdef int level

@@ -124,7 +124,7 @@ cdef object datum_to_object(const Datum* d, int typmod):
         return (d.months, d.days, d.i)
     if type == T_DATE and DAY_MIN <= d.i <= DAY_MAX:
         return EPOCH_DATE + timedelta(days=d.i)
-    if type == T_TIME and d.i < US_PER_DAY:
+    if type == T_TIME and 0 <= d.i < US_PER_DAY:
         s = d.i // 1000000
         return time(s // 3600, s // 60 % 60, s % 60, d.i % 1000000)
     if ((type == T_TIMESTAMP or type == T_TIMESTAMPTZ)

@@ -1,13 +1,13 @@
 """Values as bounds of key columns: `int_column < 2.5` selects the keys up to 2 (see the .pxd)."""
 
-from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t
+from libc.stdint cimport INT64_MAX, int64_t
 
-from shardb._core.arith cimport numeric_floor
+from shardb._core.arith cimport number_as_double, numeric_floor
 from shardb._core.buffer cimport Arena
 from shardb._core.cast cimport datum_cast
 from shardb._core.datum cimport (
     T_BPCHAR, T_FLOAT4, T_FLOAT8, T_INT2, T_INT4, T_INT8, T_NUMERIC, T_TEXT, T_UNKNOWN, T_VARCHAR,
-    datum_apply_typmod, i128,
+    i128,
 )
 
 
@@ -29,6 +29,19 @@ cdef inline int floored(int bound, bint exact, bint* inclusive) noexcept nogil:
             return KEY_NONE
         inclusive[0] = bound == BOUND_HIGH
     return KEY_VALUE
+
+
+cdef bint key_comparable(int type, int value) noexcept nogil:
+    cdef bint text = type == T_TEXT or type == T_VARCHAR or type == T_BPCHAR
+    if type == value:
+        return True
+    if text:
+        return value == T_TEXT or value == T_VARCHAR or value == T_BPCHAR or value == T_UNKNOWN
+    if is_int(type) or type == T_NUMERIC:
+        return is_int(value) or value == T_NUMERIC
+    if type == T_FLOAT4 or type == T_FLOAT8:
+        return is_int(value) or value == T_NUMERIC or value == T_FLOAT4 or value == T_FLOAT8
+    return False
 
 
 cdef int key_value(Datum* d, int type, int typmod, int bound, bint* inclusive,
@@ -68,6 +81,9 @@ cdef int key_value(Datum* d, int type, int typmod, int bound, bint* inclusive,
         d.n = n
         d.scale = <short>scale
         return floored(bound, exact, inclusive)
+    if type == T_FLOAT4 and (is_int(d.type) or d.type == T_NUMERIC):
+        d.f = number_as_double(d)
+        d.type = T_FLOAT8
     if type == T_FLOAT4 and d.type == T_FLOAT8:
         copy = d[0]
         copy.f = <double><float>d.f

@@ -9,7 +9,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memset
 
 from shardb._core.buffer cimport (
-    arena_reset, buf_be16, buf_be32, buf_free, buf_reserve, buf_u8, put_be32, raise_core,
+    arena_reset, buf_be16, buf_be32, buf_free, buf_u8, put_be32, raise_core,
 )
 from shardb._core.datum cimport datum_to_binary, datum_to_text
 from shardb._core.expr cimport eval_condition, eval_expr

@@ -52,7 +52,7 @@ cdef class CompiledSpec:
     cdef int32_t* key_position
     cdef uint8_t* not_null
     cdef int rowid_column           # -1 if the key is declared
-    cdef bint key_assigned
+    cdef int rowid_param
     # --- scratch of the call at hand
     cdef Frame frame
     cdef Arena arena
@@ -70,6 +70,8 @@ cdef class CompiledSpec:
     cdef ExprList compile_list(self, object nodes) except *
     cdef ExprList compile_assignments(self, object pairs) except *
     cdef int compile_keys(self, object key) except -1
+    cdef int check_key(self, const ExprList* list) except -1
+    cdef int check_key_value(self, int position, const Expr* e) except -1
     cdef int compile_rows(self, object rows) except -1
     cdef int compile_aggregates(self, object aggregates) except -1
     cdef int put_key_value(self, int position, const Expr* e, int bound, bint* inclusive) except -2

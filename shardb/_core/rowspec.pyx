@@ -14,12 +14,13 @@ from shardb._core.buffer cimport (
 )
 from shardb._core.cast cimport datum_cast
 from shardb._core.datum cimport T_INT8, T_TIMESTAMPTZ, datum_to_text
-from shardb._core.expr cimport eval_expr
+from shardb._core.expr cimport OP_CONST, eval_expr
 from shardb._core.keycodec cimport KeyCodec, key_append, key_successor
 from shardb._core.rowagg cimport aggregate_function
 from shardb._core.rowcodec cimport row_check, row_fit, row_get, row_put, row_size
 from shardb._core.rowkey cimport (
-    BOUND_HIGH, BOUND_LOW, BOUND_POINT, KEY_ERROR, KEY_NONE, KEY_UNBOUNDED, KEY_VALUE, key_value,
+    BOUND_HIGH, BOUND_LOW, BOUND_POINT, KEY_ERROR, KEY_NONE, KEY_UNBOUNDED, KEY_VALUE, key_comparable,
+    key_value,
 )
 
 from shardb._core.coreerror import CoreError
@@ -102,9 +103,6 @@ cdef class CompiledSpec:
         self.output = self.compile_list(spec.output)
         self.output_count = self.output.count
         self.assignments = self.compile_assignments(spec.assignments)
-        for k in range(self.assignments.count):
-            if self.assignments.column[k] in table.primary_key:
-                self.key_assigned = True
         self.compile_keys(spec.key)
         self.compile_rows(spec.rows)
         if spec.conflict is not None:
@@ -157,15 +155,33 @@ cdef class CompiledSpec:
             if len(key.points[k]) != self.key_columns:
                 raise CoreError("XX000", "a key point of a program has too few columns")
             self.point[k] = self.compile_list(key.points[k])
+            self.check_key(&self.point[k])
         if len(key.prefix) > self.key_columns - (key.low is not None or key.high is not None):
             raise CoreError("XX000", "the key interval of a program has too many columns")
         self.prefix = self.compile_list(key.prefix)
+        self.check_key(&self.prefix)
         self.low_inclusive = key.low_inclusive
         self.high_inclusive = key.high_inclusive
         if key.low is not None:
             self.low = self.compiler.compile(key.low)
+            self.check_key_value(self.prefix.count, self.low)
         if key.high is not None:
             self.high = self.compiler.compile(key.high)
+            self.check_key_value(self.prefix.count, self.high)
+        return 0
+
+    cdef int check_key(self, const ExprList* list) except -1:
+        cdef int k
+        for k in range(list.count):
+            self.check_key_value(k, list.expr[k])
+        return 0
+
+    cdef int check_key_value(self, int position, const Expr* e) except -1:
+        """Refuses comparisons with a key column that its encoding does not order."""
+        cdef int type = self.row_layout.c.column[self.key_position[position]].type
+        if not key_comparable(type, e.type) and not (e.op == OP_CONST and e.value.null):
+            raise CoreError("0A000", "comparing a key column with this type is not supported in a "
+                                     "row program")
         return 0
 
     cdef int compile_rows(self, object rows) except -1:
@@ -178,10 +194,14 @@ cdef class CompiledSpec:
             if len(pairs) != self.columns - (self.rowid_column >= 0):
                 raise CoreError("XX000", "a row of a program has too few columns")
             self.insert_row[k] = self.compile_assignments(pairs)
-        if self.insert_count and self.rowid_column >= 0 and (
-            not params or params[len(params) - 1][0] != T_INT8
-        ):
-            raise CoreError("XX000", "program has no parameter for the row id")
+        if self.insert_count and self.rowid_column >= 0:
+            # The parameter that the first row names for it, else the last one.
+            self.rowid_param = len(params) - 1
+            named = rows[0][self.rowid_column] if len(rows[0]) > self.rowid_column else None
+            if type(named).__name__ == "Param":
+                self.rowid_param = named.index
+            if not 0 <= self.rowid_param < len(params) or params[self.rowid_param][0] != T_INT8:
+                raise CoreError("XX000", "program has no parameter for the row id")
         return 0
 
     cdef int compile_aggregates(self, object aggregates) except -1:
@@ -377,7 +397,7 @@ cdef class CompiledSpec:
         cdef int k
         if self.rowid_column >= 0:
             d = &self.fresh[self.rowid_column]
-            row_get(&self.param_layout.c, self.frame.params, self.param_layout.c.columns - 1, d)
+            row_get(&self.param_layout.c, self.frame.params, self.rowid_param, d)
             d.i += index
         for k in range(row.count):
             d = &self.fresh[row.column[k]]

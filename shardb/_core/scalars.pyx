@@ -1,6 +1,6 @@
 """The text of booleans, integers, floats, uuids and byteas, and the check of UTF-8."""
 
-from libc.math cimport isinf, isnan
+from libc.math cimport isinf, isnan, rint
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport strtod
@@ -84,6 +84,36 @@ cdef int fail_utf8(const char* s, Py_ssize_t n, Py_ssize_t at) noexcept nogil:
 
 # --- floats
 
+cdef int short_float_text(double f, char* out) noexcept nogil:
+    """The text of a value with at most four digits after its point; 0 if it is not one.
+
+    A decimal of at most 15 digits that reads back as f is the only one, hence the shortest.
+    """
+    cdef int64_t scaled = <int64_t>rint(f * 10000.0)
+    cdef int64_t whole
+    cdef int fraction, n, i
+    if scaled == 0 or <double>scaled / 10000.0 != f:
+        return 0
+    n = 0
+    if scaled < 0:
+        out[0] = c'-'
+        n = 1
+        scaled = -scaled
+    whole = scaled / 10000
+    fraction = <int>(scaled % 10000)
+    n += put_int(whole, out + n)
+    if fraction == 0:
+        return n
+    out[n] = c'.'
+    for i in range(4, 0, -1):
+        out[n + i] = <char>(c'0' + fraction % 10)
+        fraction = fraction / 10
+    n += 5
+    while out[n - 1] == c'0':
+        n -= 1
+    return n
+
+
 cdef int float_text(double f, bint single, char* out) noexcept nogil:
     """The shortest digits that read back as the same value, as PostgreSQL lays them out."""
     cdef char digits[48]
@@ -104,6 +134,10 @@ cdef int float_text(double f, bint single, char* out) noexcept nogil:
             return 2
         out[0] = c'0'
         return 1
+    if not single and (-1e11 < f < 1e11):
+        n = short_float_text(f, out)
+        if n:
+            return n
     precision = 6 if single else 15
     if single and (-1.2e-38 < f < 1.2e-38):
         precision = 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from shardb import limits
 from shardb._core.memload import put_framed, put_many
-from shardb._core.memscan import scan_batches
+from shardb._core.memscan import Scan, scan_batches
 from shardb._core.memtable import TS_MAX, MemTable
 from shardb._core.rowcodec import RowLayout
 
@@ -76,8 +76,8 @@ class Tablet:
         with_key: bool = False,
         overlay: Mapping[bytes, bytes | None] | None = None,
         batch_rows: int = limits.SCAN_BATCH_ROWS,
-    ) -> Iterator[pa.RecordBatch]:
-        """Arrow batches of the rows visible at `ts`; see `_core.memscan.scan_batches`.
+    ) -> Scan:
+        """Arrow batches of the rows visible at `ts`, and their `.schema`; see `_core.memscan`.
 
         `overlay` holds a transaction's own writes, copied now and seen instead of what is below.
         The caller has waited for every transaction prepared at or before `ts`.

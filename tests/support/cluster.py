@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.support.processes import children_of, command_of, free_port
 from tests.support.server import Server
 
-START_TIMEOUT_SECONDS = 60
+START_TIMEOUT_SECONDS = 40
 STOP_TIMEOUT_SECONDS = 40
 ROOT = Path(__file__).resolve().parent.parent.parent
 

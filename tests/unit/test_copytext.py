@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ def reader(**options: Any) -> CopyReader:
 def rows_of(result: tuple[bytes, bytes]) -> list[tuple[object, ...]]:
     rows, packed = result
     offsets = memoryview(packed).cast("Q")
-    return [LAYOUT.decode(rows[a:b]) for a, b in zip(offsets, offsets[1:], strict=False)]
+    return [LAYOUT.decode(rows[a:b]) for a, b in itertools.pairwise(offsets)]
 
 
 def read(data: bytes, step: int = 0, **options: Any) -> list[tuple[object, ...]]:
@@ -138,8 +139,11 @@ def test_text_round_trip(table: list[tuple[int, str | None]], step: int) -> None
 @given(tables, st.integers(1, 40))
 def test_csv_round_trip(table: list[tuple[int, str | None]], step: int) -> None:
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NOTNULL if hasattr(
-        csv, "QUOTE_NOTNULL") else csv.QUOTE_NONNUMERIC)
+    writer = csv.writer(
+        out,
+        lineterminator="\n",
+        quoting=csv.QUOTE_NOTNULL if hasattr(csv, "QUOTE_NOTNULL") else csv.QUOTE_NONNUMERIC,
+    )
     for key, value in table:
         if value is None:
             out.write(f"{key},\n")

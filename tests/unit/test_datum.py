@@ -75,9 +75,7 @@ def test_numeric_reads_back(value: Decimal) -> None:
     assert Decimal(binary_to_text(TypeCode.NUMERIC, -1, form).decode()) == value
 
 
-@given(
-    st.integers(-(10**30), 10**30), st.integers(0, 25), st.integers(1, 38), st.integers(0, 38)
-)
+@given(st.integers(-(10**30), 10**30), st.integers(0, 25), st.integers(1, 38), st.integers(0, 38))
 def test_numeric_typmod_rounds_half_away(
     unscaled: int, digits: int, precision: int, scale: int
 ) -> None:
@@ -97,9 +95,7 @@ def test_numeric_typmod_rounds_half_away(
         assert Decimal(found) == Decimal(with_context).scaleb(-scale)
 
 
-@given(
-    st.decimals(-(10**15), 10**15, places=10), st.decimals(-(10**15), 10**15, places=3)
-)
+@given(st.decimals(-(10**15), 10**15, places=10), st.decimals(-(10**15), 10**15, places=3))
 def test_numeric_order(left: Decimal, right: Decimal) -> None:
     found = compare_text(TypeCode.NUMERIC, format(left, "f").encode(), format(right, "f").encode())
     assert found == (left > right) - (left < right)
@@ -156,10 +152,10 @@ def test_any_bytes_are_a_value_or_an_error(code: TypeCode, data: bytes) -> None:
         assert error.sqlstate[:2] in ("22", "0A", "54")
 
 
+JSON_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_characters="\0")),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(codec="utf-8",
-                                                                        exclude_characters="\0")), inner),
+    st.none() | st.booleans() | st.integers() | JSON_TEXT,
+    lambda inner: st.lists(inner) | st.dictionaries(JSON_TEXT, inner),
     max_leaves=12,
 )
 

@@ -69,8 +69,27 @@ def test_refused(text: str) -> None:
 
 
 pieces = st.sampled_from(
-    ["select", "a", "where", "=", "(", ")", ",", "and", "in", "limit", "-", "||", " ", "\n", "t.a",
-     "order by", "::int", "--c\n", "/*c*/"]
+    [
+        "select",
+        "a",
+        "where",
+        "=",
+        "(",
+        ")",
+        ",",
+        "and",
+        "in",
+        "limit",
+        "-",
+        "||",
+        " ",
+        "\n",
+        "t.a",
+        "order by",
+        "::int",
+        "--c\n",
+        "/*c*/",
+    ]
 )
 literal = st.integers(0, 10**20).map(str) | st.text(
     st.characters(codec="ascii", min_codepoint=32), max_size=8

@@ -48,7 +48,7 @@ def sql_order(columns: list[Any], left: tuple[Any, ...], right: tuple[Any, ...])
 
 def vectors(columns: list[Any]) -> st.SearchStrategy[Any]:
     return st.tuples(
-        *(VALUES[code] | st.none() if nullable else VALUES[code] for code, _, _, nullable in columns)
+        *(VALUES[code] | st.none() if null else VALUES[code] for code, _, _, null in columns)
     )
 
 
@@ -116,8 +116,8 @@ def test_golden_bytes() -> None:
             (TypeCode.INT2, -1, True, True),
         ]
     )
-    assert codec.encode((-1, b"a\0b", 1)).hex() == "7fffffff" "016100ff620001" "fe7ffe"
-    assert codec.encode((1, None, None)).hex() == "80000001" "02" "fd"
+    assert codec.encode((-1, b"a\0b", 1)).hex() == "7fffffff016100ff620001fe7ffe"
+    assert codec.encode((1, None, None)).hex() == "8000000102fd"
     numeric = KeyCodec([(TypeCode.NUMERIC, -1, False, False)])
     assert numeric.encode((Decimal("-1"),)).hex() == "7fffffffffffffffffdc790d903f0000"
 

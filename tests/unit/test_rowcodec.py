@@ -1,4 +1,4 @@
-"""Rows: encode and decode are inverse, damaged rows are refused, Arrow batches give the same rows."""
+"""Rows: encode and decode are inverse, damage is refused, Arrow gives the same rows."""
 
 from __future__ import annotations
 
@@ -60,12 +60,19 @@ def test_decode_is_the_inverse(row: tuple[list[TypeCode], tuple[Any, ...]], vers
 
 
 def test_golden_bytes() -> None:
-    layout = RowLayout(7, [(TypeCode.INT4, -1), (TypeCode.TEXT, -1), (TypeCode.INT8, -1),
-                           (TypeCode.VARCHAR, -1), (TypeCode.NUMERIC, numeric_typmod((10, 2)))])
+    layout = RowLayout(
+        7,
+        [
+            (TypeCode.INT4, -1),
+            (TypeCode.TEXT, -1),
+            (TypeCode.INT8, -1),
+            (TypeCode.VARCHAR, -1),
+            (TypeCode.NUMERIC, numeric_typmod((10, 2))),
+        ],
+    )
     row = layout.encode((-2, "abc", None, "é", Decimal("1.5")))
     assert row.hex() == (
-        "0700" "04" "feffffff" "0000000000000000" "96000000000000000000000000000000"
-        "03000000" "05000000" "616263c3a9"
+        "070004feffffff0000000000000000960000000000000000000000000000000300000005000000616263c3a9"
     )
     assert layout.decode(row) == (-2, "abc", None, "é", Decimal("1.50"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -412,6 +413,12 @@ def test_hidden_row_ids() -> None:
         (Column(1, "x", INT4.code), Column(2, "rowid", INT8.code, hidden=True, not_null=True)),
         (1,),
     )
+    stamp = TypeRef(TypeCode.TIMESTAMPTZ)
+    now = Call(stamp, "now", ())
+    first = (Call(INT4, "length", (Call(TEXT, "cast", (now,)),)), Param(INT8, 0))
+    p = Program(ProgramSpec(1, 1, "insert", (INT8, stamp), rows=(first,)), table)
+    made = p.insert(p.param_layout.encode([7, datetime(2024, 1, 2, tzinfo=UTC)]))
+    assert p.row_layout.decode(made[0][1]) == (len("2024-01-02 00:00:00+00"), 7)
     for extra in ((), (Param(INT8, 1),)):
         rows = ((Param(INT4, 0), *extra), (Const(INT4, "2"), *extra))
         p = Program(ProgramSpec(1, 1, "insert", (INT4, INT8), rows=rows), table)
@@ -450,6 +457,7 @@ def test_malformed_input() -> None:
         {"output": (Col(INT4, 99),)},
         {"output": (Param(INT4, 1),)},
         {"key": Key(points=((Const(INT4, "1"),),))},
+        {"key": Key(prefix=(Const(TEXT, "1"),))},
         {"key": Key(prefix=(Const(INT4, "1"), Const(TEXT, "x")), low=Const(TEXT, "x"))},
     ):
         with pytest.raises(CoreError):

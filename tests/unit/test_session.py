@@ -213,9 +213,9 @@ def run(conversation: Callable[[Client], Coroutine[Any, Any, None]]) -> None:
 
 def test_pipelined_statement_is_one_reply_in_one_write() -> None:
     async def conversation(client: Client) -> None:
-        assert await client.talk(
-            parse("select $1") + bind(b"5") + DESCRIBE + execute() + SYNC
-        ) == ""  # nothing is written until the shard has answered
+        assert (
+            await client.talk(parse("select $1") + bind(b"5") + DESCRIBE + execute() + SYNC) == ""
+        )  # nothing is written until the shard has answered
         client.driver.pending.pop()(ROW)
         assert "".join(kind for kind, _ in client.replies()) == "12TDCZ"
         assert client.driver.log == ["select in None"]
@@ -304,10 +304,13 @@ def test_several_simple_statements_are_one_transaction() -> None:
 
 def test_row_limits_suspend_portals() -> None:
     async def conversation(client: Client) -> None:
-        client.driver.automatic = Rows(b"".join(messages.data_row([b"%d" % n]) for n in range(5)), 5)
-        assert await client.talk(
-            parse("select $1") + bind(b"1", portal=b"p") + execute(b"p", 2)
-        ) == "12DDs"
+        client.driver.automatic = Rows(
+            b"".join(messages.data_row([b"%d" % n]) for n in range(5)), 5
+        )
+        assert (
+            await client.talk(parse("select $1") + bind(b"1", portal=b"p") + execute(b"p", 2))
+            == "12DDs"
+        )
         assert await client.talk(execute(b"p", 2)) == "DDs"
         assert await client.talk(execute(b"p", 2)) == "DC"
         assert client.last[-1][1] == b"SELECT 5\0"
