@@ -190,9 +190,6 @@ class _LoopTools:
     def waiter(self) -> asyncio.Future[None]:
         return self._loop.create_future()
 
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
 
 async def serve(meta: str, host: str, port: int) -> None:
     """Runs a coordinator until SIGTERM or SIGINT."""
