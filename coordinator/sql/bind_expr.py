@@ -122,8 +122,11 @@ class ExpressionBinder:
         bound = self.bind(node)
         result = self.coerce(bound, ts.BOOL, "implicit", position_of(node))
         if result is None:
-            raise SqlError("42804", f"argument of {clause} must be type boolean, not type "
-                           f"{ts.type_name(bound.type)}", position=position_of(node))
+            raise SqlError(
+                "42804",
+                f"argument of {clause} must be type boolean, not type {ts.type_name(bound.type)}",
+                position=position_of(node),
+            )
         return result
 
     def conjuncts(self, node: exp.Expression, clause: str) -> list[Expression]:
@@ -136,8 +139,12 @@ class ExpressionBinder:
         if wanted is None:
             known = [node.type for node in nodes if node.type.code != T.UNKNOWN]
             other = next(t for t in known if ts.common_type([known[0], t]) is None)
-            raise SqlError("42804", f"{what} types {ts.type_name(known[0])} and "
-                           f"{ts.type_name(other)} cannot be matched", position=position)
+            raise SqlError(
+                "42804",
+                f"{what} types {ts.type_name(known[0])} and "
+                f"{ts.type_name(other)} cannot be matched",
+                position=position,
+            )
         converted = []
         for node in nodes:
             one = self.coerce(node, wanted, "implicit", position)
@@ -203,11 +210,10 @@ class ExpressionBinder:
     def _rows(self, node: exp.Expression, op: str, right: exp.Tuple) -> Expression:
         lefts, rights = node.this.expressions, right.expressions
         if len(lefts) != len(rights):
-            raise SqlError("42601", "unequal number of entries in row expressions",
-                           position=position_of(node))
-        pairs = [
-            (self.bind(one), self.bind(two)) for one, two in zip(lefts, rights, strict=True)
-        ]
+            raise SqlError(
+                "42601", "unequal number of entries in row expressions", position=position_of(node)
+            )
+        pairs = [(self.bind(one), self.bind(two)) for one, two in zip(lefts, rights, strict=True)]
         position = position_of(node)
         if op in ("=", "<>"):
             parts = [self.operators.binary(op, a, b, position) for a, b in pairs]
@@ -270,10 +276,14 @@ class ExpressionBinder:
         position = position_of(node)
         probe = self.bind(node.this)
         low, high = self.bind(node.args["low"]), self.bind(node.args["high"])
-        return Call(ts.BOOL, "and", (
-            self.operators.binary(">=", probe, low, position),
-            self.operators.binary("<=", probe, high, position),
-        ))
+        return Call(
+            ts.BOOL,
+            "and",
+            (
+                self.operators.binary(">=", probe, low, position),
+                self.operators.binary("<=", probe, high, position),
+            ),
+        )
 
     def _in(self, node: exp.In) -> Expression:
         position = position_of(node)
@@ -300,7 +310,7 @@ class ExpressionBinder:
         if len(query.outputs) != len(probe):
             few = "few" if len(query.outputs) < len(probe) else "many"
             raise SqlError("42601", f"subquery has too {few} columns", position=position)
-        converted = []
+        converted: list[Expression] = []
         for left, output in zip(probe, query.outputs, strict=True):
             stand_in = ColumnRef(output.value.type, "", 0, output.name)
             left, right = self.operators.comparable(op, left, stand_in, position)
@@ -319,8 +329,9 @@ class ExpressionBinder:
                 conditions.append(self.boolean(branch.this, "CASE/WHEN"))
             else:
                 conditions.append(
-                    self.operators.binary("=", operand, self.bind(branch.this),
-                                          position_of(branch.this))
+                    self.operators.binary(
+                        "=", operand, self.bind(branch.this), position_of(branch.this)
+                    )
                 )
             values.append(self.bind(branch.args["true"]))
         default = node.args.get("default")
@@ -340,8 +351,11 @@ class ExpressionBinder:
         target = data_type(node.args["to"], position)
         converted = self.coerce(inner, target, "explicit", position_of(node.this))
         if converted is None:
-            raise SqlError("42846", f"cannot cast type {ts.type_name(inner.type)} to "
-                           f"{ts.type_name(target)}", position=position)
+            raise SqlError(
+                "42846",
+                f"cannot cast type {ts.type_name(inner.type)} to {ts.type_name(target)}",
+                position=position,
+            )
         return converted
 
     def _escape(self, node: exp.Escape) -> Expression:
@@ -363,8 +377,9 @@ class ExpressionBinder:
     def _subquery(self, node: exp.Expression) -> Expression:
         query = self.query.subquery(node, self.scope)
         if len(query.outputs) != 1:
-            raise SqlError("42601", "subquery must return only one column",
-                           position=position_of(node))
+            raise SqlError(
+                "42601", "subquery must return only one column", position=position_of(node)
+            )
         return SubqueryCall(query.outputs[0].value.type, "scalar", query)
 
     def _exists(self, node: exp.Exists) -> Expression:
@@ -412,13 +427,18 @@ def flatten(node: exp.Expression, kind: type[exp.Expression]) -> list[exp.Expres
 
 def negation(node: Expression) -> Expression:
     """NOT `node`, with the simple negations folded in."""
-    opposite = {"is_null": "is_not_null", "is_not_null": "is_null", "is_distinct":
-                "is_not_distinct", "is_not_distinct": "is_distinct"}
+    opposite = {
+        "is_null": "is_not_null",
+        "is_not_null": "is_null",
+        "is_distinct": "is_not_distinct",
+        "is_not_distinct": "is_distinct",
+    }
     if isinstance(node, Call) and node.op in opposite:
         return Call(ts.BOOL, opposite[node.op], node.args)
     if isinstance(node, SubqueryCall) and node.kind in ("in", "exists"):
-        return SubqueryCall(node.type, node.kind, node.query, node.probe, node.operator,
-                            not node.negated)
+        return SubqueryCall(
+            node.type, node.kind, node.query, node.probe, node.operator, not node.negated
+        )
     return Call(ts.BOOL, "not", (node,))
 
 
