@@ -12,7 +12,7 @@ import pyarrow as pa
 import uvloop
 
 from shardb import __name__ as package
-from shardb.engine.fragment import FragmentEngine
+from shardb.engine.fragments import FragmentEngine
 from shardb.errors import SqlError
 from shardb.meta import schema
 from shardb.meta.descriptors import Node
