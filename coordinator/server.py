@@ -57,9 +57,11 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=limits.CLIENT_SEND_BUFFER_MAX_BYTES)
         executor = self._server.executor
         self._session = Session(executor, self, executor.new_process_id(), secrets.randbits(31))
-        self.data_received = self._session.data_received  # type: ignore[method-assign]
-        self._transport.set_protocol(self)  # uvloop has looked the method up already
         self._server.connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        # A method of the class: uvloop looks it up before connection_made.
+        self._session.data_received(data)  # type: ignore[union-attr]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
