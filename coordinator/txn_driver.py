@@ -643,7 +643,7 @@ def scan_schema(table: Table, columns: Sequence[int], with_key: bool) -> pa.Sche
 
 
 def _offsets(items: Sequence[bytes]) -> array[int]:
-    out = array("q", [0])
+    out = array("Q", [0])
     at = 0
     for item in items:
         at += len(item)
