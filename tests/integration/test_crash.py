@@ -22,6 +22,7 @@ def own_cluster(tmp_path: Path) -> Iterator[Cluster]:
     with Cluster(tmp_path) as cluster:
         result = cluster.pgbench("-i", "-s", str(SCALE), "-q")
         assert result.returncode == 0, result.stderr
+        assert "pgbench_accounts: 2 ranges on shards 1, 2" in cluster.status(), "one shard only"
         yield cluster
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.support.processes import children_of, command_of, free_port
+from tests.support.processes import children_of, command_of, free_port, run
 from tests.support.server import Server
 
 START_TIMEOUT_SECONDS = 40
@@ -82,6 +82,11 @@ class Cluster(Server):
         left = [pid for pid in children if command_of(pid)]
         assert code == 0, f"exit code {code}:\n{self.log_text()}"
         assert not left, f"processes left over: {left}"
+
+    def status(self) -> str:
+        """What `shardb status` prints."""
+        command = [sys.executable, "-m", "shardb", "status", "--data", str(self.directory / "data")]
+        return run(command).stdout
 
     def kill_all(self) -> None:
         """kill -9 of every process at once, the supervisor first so that it restarts nothing."""
