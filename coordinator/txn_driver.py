@@ -160,8 +160,13 @@ class TxnDriver:
         row_offsets: Any,
         expected_ts: Sequence[int] = (),
     ) -> WriteResult:
-        """`write` for concatenated keys and rows with n + 1 int64 offsets each (bulk)."""
+        """`write` for concatenated keys and rows with n + 1 offsets each (bulk).
+
+        Offsets are integers of 4 or 8 bytes, signed or not; they begin with 0.
+        """
         self.check(txn)
+        key_offsets = _as_int64(key_offsets)
+        row_offsets = None if row_offsets is None else _as_int64(row_offsets)
         catalog = self.catalog()
         table = catalog.table(table_id)
         range_map = catalog.range_maps[table.group_id]
@@ -640,6 +645,14 @@ def scan_schema(table: Table, columns: Sequence[int], with_key: bool) -> pa.Sche
     if with_key:
         fields += [pa.field("_key", pa.binary()), pa.field("_ts", pa.uint64())]
     return pa.schema(fields)
+
+
+def _as_int64(offsets: Any) -> memoryview | array[int]:
+    """Any integer offsets as the ones `split_by_range` takes, without a copy if they are wide."""
+    view = memoryview(offsets)
+    if view.itemsize == 8:
+        return view.cast("B").cast("q")
+    return array("q", view.tolist())
 
 
 def _offsets(items: Sequence[bytes]) -> array[int]:
