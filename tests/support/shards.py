@@ -52,23 +52,39 @@ SELECT_FROM = ProgramSpec(
     TABLE.id, 1, "select", (INT4, INT4), Key(low=FIRST, high=SECOND), output=(ID, BALANCE)
 )
 COUNT_FROM = ProgramSpec(
-    TABLE.id, 1, "select", (INT4, INT4), Key(low=FIRST, high=SECOND),
+    TABLE.id,
+    1,
+    "select",
+    (INT4, INT4),
+    Key(low=FIRST, high=SECOND),
     aggregates=(Aggregate("count_star", None, INT8),),
 )
 INSERT = ProgramSpec(TABLE.id, 1, "insert", (INT4, INT4), rows=((FIRST, SECOND),))
 UPSERT = ProgramSpec(
-    TABLE.id, 1, "insert", (INT4, INT4), rows=((FIRST, SECOND),),
+    TABLE.id,
+    1,
+    "insert",
+    (INT4, INT4),
+    rows=((FIRST, SECOND),),
     conflict=Conflict(((1, Call(INT4, "+", (BALANCE, Col(INT4, 3)))),)),
 )
 INSERT_IGNORE = ProgramSpec(
     TABLE.id, 1, "insert", (INT4, INT4), rows=((FIRST, SECOND),), conflict=Conflict()
 )
 ADD = ProgramSpec(
-    TABLE.id, 1, "update", (INT4, INT4), BY_ID,
+    TABLE.id,
+    1,
+    "update",
+    (INT4, INT4),
+    BY_ID,
     assignments=((1, Call(INT4, "+", (BALANCE, SECOND))),),
 )
 ADD_TO_ALL = ProgramSpec(
-    TABLE.id, 1, "update", (INT4,), Key(),
+    TABLE.id,
+    1,
+    "update",
+    (INT4,),
+    Key(),
     assignments=((1, Call(INT4, "+", (BALANCE, FIRST))),),
 )
 DELETE = ProgramSpec(TABLE.id, 1, "delete", (INT4,), BY_ID, output=(BALANCE,))
