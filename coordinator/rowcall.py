@@ -293,7 +293,7 @@ class RowCall:
         """Asks for an end of a statement outside a transaction that waits; it may be too late."""
         if self.single and self.commit:
             item = self.ranges[0]
-            self.driver.client(item.primary).call(m.Rollback(item.id, self.txn_id, 0), _ignore)
+            self.driver.client(item.primary).call(m.Rollback(item.id, self.txn_id, 0), ignore)
         elif self.implicit and self.txn is not None:
             self.driver.abandon(self.txn)
 
@@ -325,8 +325,6 @@ class RowCall:
 
     async def _resolve(self) -> None:
         """The answer to a statement that was to commit has been lost."""
-        from coordinator.txn_driver import unknown_outcome
-
         outcome = await self.driver.outcome_of(self.ranges[0], self.txn_id)
         if outcome is not None and outcome.state == "aborted" and self._again():
             self.start()
@@ -406,5 +404,14 @@ class RowCall:
         return m.Rows(data, rows, 0, 0, max(result.newest_ts for result in results))
 
 
-def _ignore(_: m.Message) -> None:
-    return None
+def ignore(_: m.Message) -> None:
+    """For answers that nobody waits for."""
+
+
+def unknown_outcome() -> SqlError:
+    """The error for a commit whose answer cannot be had."""
+    return SqlError(
+        "08007",
+        "the outcome of the transaction is not known: a shard could not be reached",
+        hint="Look whether its changes are there before running it again.",
+    )

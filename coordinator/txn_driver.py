@@ -19,6 +19,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from coordinator.catalog import Catalog
+from coordinator.commit import TwoPhaseRun, commit_one, ignore
 from coordinator.oracle import OracleService
 from coordinator.plan.plans import RowPlan, ScanStage
 from coordinator.rowcall import Part, RowCall, Txn, as_error
@@ -30,7 +31,6 @@ from shardb.program import ProgramSpec
 from shardb.rpc import framing
 from shardb.rpc import messages as m
 from shardb.rpc.transport import LOST, Client, failure_error
-from shardb.txn import coordinator as two_phase
 from shardb.types import arrow_type
 
 RowResult = m.Rows  # .data (ready DataRow messages) and .rows
@@ -63,7 +63,7 @@ def is_row_changed(error: SqlError) -> bool:
 class TxnDriver:
     """Transactions over the shards of one cluster.
 
-    `catalog` gives the newest snapshot. REQUIRES: created on a running event loop, `oracle` started.
+    `catalog` gives the newest snapshot. REQUIRES: made on a running event loop, `oracle` started.
     """
 
     def __init__(
@@ -129,8 +129,11 @@ class TxnDriver:
         scans = [self._scan_range(txn, stage, columns, item, read_ts) for item in ranges]
         parts = await self._together(scans)
         schema = scan_schema(table, columns, stage.with_key)
-        batches = [batch.cast(schema) if batch.schema != schema else batch
-                   for part in parts for batch in part]
+        batches = [
+            batch.cast(schema) if batch.schema != schema else batch
+            for part in parts
+            for batch in part
+        ]
         return pa.Table.from_batches(batches, schema)
 
     async def write(
@@ -220,9 +223,9 @@ class TxnDriver:
         if not parts:
             return
         if len(parts) == 1:
-            await self._commit_one(txn, parts[0])
+            await commit_one(self, txn, parts[0])
         else:
-            await self._commit_many(txn, parts)
+            await TwoPhaseRun(self, txn, parts).run()
 
     async def rollback(self, txn: Txn) -> None:
         """Drops everything; never fails."""
@@ -235,10 +238,10 @@ class TxnDriver:
         txn.doomed = txn.ended = True
         for item in entering.values():
             message = m.Rollback(item.id, txn.txn_id, 0)
-            self.client(item.primary).call(message, _ignore)
+            self.client(item.primary).call(message, ignore)
         for range_id, part in parts.items():
             message = m.Rollback(range_id, txn.txn_id, part.state_id)
-            self.client(part.range.primary).call(message, _ignore)
+            self.client(part.range.primary).call(message, ignore)
 
     # --- tables
 
@@ -250,9 +253,7 @@ class TxnDriver:
 
     async def install(self, table: Table, ranges: Sequence[Range]) -> None:
         """The same for given descriptors."""
-        await self._together(
-            [self._request(item, m.InstallTable(item, table)) for item in ranges]
-        )
+        await self._together([self._request(item, m.InstallTable(item, table)) for item in ranges])
 
     async def drop_table(self, table: Table, ranges: Sequence[Range]) -> None:
         """Drops a table's tablets (after its descriptors are gone)."""
@@ -332,7 +333,7 @@ class TxnDriver:
         """A statement has succeeded on a range; if the transaction has ended, it ends there too."""
         if txn.ended:
             message = m.Rollback(item.id, txn.txn_id, state_id)
-            self.client(item.primary).call(message, _ignore)
+            self.client(item.primary).call(message, ignore)
         else:
             txn.joined(item, state_id)
 
@@ -421,8 +422,15 @@ class TxnDriver:
         if txn is not None and part is not None:
             ref = m.TxnRef(txn.txn_id, part.state_id, txn.statement, self.oracle.issued)
         message = m.Scan(
-            item.id, stage.table_id, read_ts, stage.key_low, stage.key_high, columns,
-            stage.with_key, stage.filter, ref,
+            item.id,
+            stage.table_id,
+            read_ts,
+            stage.key_low,
+            stage.key_high,
+            columns,
+            stage.with_key,
+            stage.filter,
+            ref,
         )
         while True:
             client = await self.wait_for(item)
@@ -463,9 +471,17 @@ class TxnDriver:
             txn.entering[item.id] = item
         issued = self.oracle.issue()
         message = m.Write(
-            item.id, table_id, max(self.newest_seen, txn.floor), issued,
+            item.id,
+            table_id,
+            max(self.newest_seen, txn.floor),
+            issued,
             m.TxnRef(txn.txn_id, state_id, txn.statement, issued),
-            False, mode, count, keys, rows, expected_ts,
+            False,
+            mode,
+            count,
+            keys,
+            rows,
+            expected_ts,
         )
         done: asyncio.Future[m.Message] = self.loop.create_future()
         client.call(message, lambda reply: None if done.done() else done.set_result(reply))
@@ -485,35 +501,6 @@ class TxnDriver:
             raise SqlError("40001", "a shard lost the transaction")
         raise as_error(failure_error(reply))
 
-    async def _commit_one(self, txn: Txn, part: Part) -> None:
-        client = self.client(part.range.primary)
-        issued = self.oracle.issue()
-        message = m.CommitOne(
-            part.range.id,
-            m.TxnRef(txn.txn_id, part.state_id, txn.statement, issued),
-            tuple(part.statements),
-            max(self.newest_seen, txn.floor),
-            issued,
-        )
-        done: asyncio.Future[m.Message] = self.loop.create_future()
-        client.call(message, lambda reply: None if done.done() else done.set_result(reply))
-        reply = await done
-        if isinstance(reply, m.Committed):
-            self.saw(reply.commit_ts)
-            return
-        if isinstance(reply, m.Failure) and reply.aborted:
-            raise failure_error(reply)
-        outcome = await self.outcome_of(part.range, txn.txn_id)
-        if outcome is not None and outcome.state == "committed":
-            self.saw(outcome.ts)
-        elif outcome is not None and outcome.state == "aborted":
-            raise SqlError("40001", "a shard lost the transaction")
-        else:
-            raise unknown_outcome()
-
-    async def _commit_many(self, txn: Txn, parts: list[Part]) -> None:
-        await _ManyCommit(self, txn, parts).run()
-
     def acknowledged(self, txn_id: bytes, parts: Sequence[Part]) -> None:
         """All participants know a commit durably: they may forget it, told in batches."""
         for part in parts:
@@ -522,115 +509,7 @@ class TxnDriver:
             if len(waiting) >= FORGET_BATCH:
                 del self._forget[part.range.id]
                 message = m.Forget(part.range.id, tuple(waiting))
-                self.client(part.range.primary).call(message, _ignore)
-
-
-class _ManyCommit:
-    """Carries out the effects of one two-phase commit."""
-
-    def __init__(self, driver: TxnDriver, txn: Txn, parts: list[Part]) -> None:
-        self._driver = driver
-        self._txn = txn
-        self._parts = parts
-        self._machine = two_phase.TwoPhaseCommit(len(parts))
-        self._reported: asyncio.Future[int | None] = driver.loop.create_future()
-        self._refusal: SqlError | None = None
-        self._acknowledged = 0
-
-    async def run(self) -> None:
-        """Returns once the transaction is committed; see TxnDriver.commit for errors."""
-        driver, txn = self._driver, self._txn
-        issued = driver.oracle.issue()
-        participants = tuple(
-            m.Participant(part.range.id, part.range.primary, part.range.start, part.state_id)
-            for part in self._parts
-        )
-        for index, part in enumerate(self._parts):
-            message = m.Prepare(
-                part.range.id,
-                m.TxnRef(txn.txn_id, part.state_id, txn.statement, issued),
-                tuple(part.statements),
-                participants,
-                max(driver.newest_seen, txn.floor),
-                issued,
-            )
-            client = driver.client(part.range.primary)
-            client.call(message, lambda reply, index=index: self._answer(index, reply))  # type: ignore[misc]
-        timer = driver.loop.call_later(
-            ANSWER_WAIT_S, lambda: self._carry_out(self._machine.gave_up())
-        )
-        try:
-            commit_ts = await asyncio.shield(self._reported)
-        finally:
-            timer.cancel()
-        if commit_ts is None:
-            raise unknown_outcome()
-        if commit_ts == 0:
-            raise self._refusal or SqlError("40001", "a shard lost the transaction")
-        driver.saw(commit_ts)
-
-    def _answer(self, index: int, reply: m.Message) -> None:
-        machine = self._machine
-        if isinstance(reply, m.Prepared):
-            effects = machine.prepared(index, reply.min_commit_ts)
-        elif isinstance(reply, m.Failure) and reply.aborted:
-            self._refusal = self._refusal or failure_error(reply)
-            effects = machine.refused(index)
-        else:
-            effects = machine.lost(index)
-        self._carry_out(effects)
-
-    def _carry_out(self, effects: list[two_phase.Effect]) -> None:
-        for effect in effects:
-            if isinstance(effect, two_phase.Report):
-                if not self._reported.done():
-                    self._reported.set_result(effect.commit_ts)
-            elif isinstance(effect, two_phase.Tell):
-                self._tell(effect.participant, effect.commit_ts, 0)
-            else:
-                self._driver.spawn(self._ask(effect.participant))
-
-    async def _ask(self, index: int) -> None:
-        outcome = await self._driver.outcome_of(self._parts[index].range, self._txn.txn_id)
-        if outcome is None:
-            self._carry_out(self._machine.gave_up())
-        elif outcome.state == "prepared":
-            self._carry_out(self._machine.prepared(index, outcome.ts))
-        elif outcome.state == "committed":
-            self._carry_out(self._machine.committed(index, outcome.ts))
-        elif outcome.state == "aborted":
-            self._carry_out(self._machine.refused(index))
-
-    def _tell(self, index: int, commit_ts: int, attempt: int) -> None:
-        """Sends the outcome; participants that stay away find it out by themselves."""
-        part = self._parts[index]
-        driver = self._driver
-
-        def told(reply: m.Message) -> None:
-            if isinstance(reply, m.Ack):
-                self._acknowledged += 1
-                if commit_ts and self._acknowledged == len(self._parts):
-                    driver.acknowledged(self._txn.txn_id, self._parts)
-            elif attempt < 5:
-                delay = RETRY_PAUSE_S * 4**attempt
-                driver.loop.call_later(
-                    delay, lambda: self._tell(index, commit_ts, attempt + 1)
-                )
-
-        message = m.Decide(part.range.id, self._txn.txn_id, commit_ts)
-        try:
-            driver.client(part.range.primary).call(message, told)
-        except SqlError:
-            return
-
-
-def unknown_outcome() -> SqlError:
-    """The error for a commit whose answer cannot be had."""
-    return SqlError(
-        "08007",
-        "the outcome of the transaction is not known: a shard could not be reached",
-        hint="Look whether its changes are there before running it again.",
-    )
+                self.client(part.range.primary).call(message, ignore)
 
 
 def scan_schema(table: Table, columns: Sequence[int], with_key: bool) -> pa.Schema:
@@ -662,7 +541,3 @@ def _offsets(items: Sequence[bytes]) -> array[int]:
         at += len(item)
         out.append(at)
     return out
-
-
-def _ignore(_: m.Message) -> None:
-    return None

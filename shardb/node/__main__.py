@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import ctypes
 import signal
 import sys
@@ -51,18 +52,14 @@ async def serve(node_id: int, data: str, address: str, meta: str) -> None:
     server = NodeServer(node_id, data, address, nodes.get, filter_rows)
     await server.start()
     descriptor = Node(node_id, address)
-    registration = Registration(
-        store, [(schema.key_of(Node, node_id), schema.encode(descriptor))]
-    )
+    registration = Registration(store, [(schema.key_of(Node, node_id), schema.encode(descriptor))])
     await registration.start()
     learning = loop.create_task(learn_nodes())
     await stopping.wait()
     learning.cancel()
     await server.stop()
-    try:
+    with contextlib.suppress(SqlError):  # without the store the lease ends by itself
         await registration.stop()
-    except SqlError:
-        pass  # the store is gone: the lease ends by itself
     await store.close()
 
 

@@ -1,8 +1,8 @@
 """What a shard does with each message: the node without sockets.
 
-It owns the engine, the ranges and the registered programs. Reads that need not wait are answered in
-the call; everything else by a reply later. All on one thread, but for scans, whose batches are drawn
-by workers (`scan.py`).
+It owns the engine, the ranges and the registered programs. Reads that need not wait are answered
+in the call; everything else by a reply later. All on one thread, but for scans, whose batches are
+drawn by workers (`scan.py`).
 
 A node serves nothing before the first fresh oracle timestamp has arrived (Hello): it bounds every
 read that its former life has served.
@@ -131,9 +131,7 @@ class ShardNode:
         for local in self.ranges.values():
             local.participant.lose(connection)
 
-    def on_execute(
-        self, connection: ServerConnection, request_id: int, message: m.Execute
-    ) -> None:
+    def on_execute(self, connection: ServerConnection, request_id: int, message: m.Execute) -> None:
         """Runs a row program. A read that waits for nothing is answered at once."""
         local = self.ranges.get(message.range_id)
         registered = self.programs.get(message.program_id)
@@ -244,9 +242,7 @@ class ShardNode:
         )
         return True
 
-    def on_message(
-        self, connection: ServerConnection, request_id: int, message: m.Message
-    ) -> None:
+    def on_message(self, connection: ServerConnection, request_id: int, message: m.Message) -> None:
         """Everything but Execute."""
         if isinstance(message, m.Hello):
             self._hello(connection, message)

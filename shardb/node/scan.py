@@ -78,9 +78,7 @@ class ScanJob:
             for position in scanned
         ]
         try:
-            batches = self._tablet.scan(
-                scanned, types, ts, low, high, message.with_key, overlay
-            )
+            batches = self._tablet.scan(scanned, types, ts, low, high, message.with_key, overlay)
         except (SqlError, ValueError, MemoryError) as error:
             self._stream.end(error_failure(error))
             return

@@ -195,8 +195,10 @@ class Statement:
 
     def put(self, state: State, table_id: int, key: bytes, row: bytes | None) -> None:
         if len(key) > limits.KEY_MAX_BYTES:
-            raise SqlError("54000", f"index row size {len(key)} exceeds maximum of "
-                           f"{limits.KEY_MAX_BYTES} bytes")
+            raise SqlError(
+                "54000",
+                f"index row size {len(key)} exceeds maximum of {limits.KEY_MAX_BYTES} bytes",
+            )
         if row is not None and len(row) > limits.ROW_MAX_BYTES:
             raise SqlError("54000", f"row of {len(row)} bytes is too long")
         state.put(self.txn.statement, table_id, key, row)
@@ -254,9 +256,7 @@ class RowStatement(Statement):
         yield from self._settle(table_id, interval)
         tablet = local.tablets[table_id]
         overlay = state.overlay(table_id)
-        return program.candidates(
-            tablet.memtable, TS_MAX, params, overlay, local.low, local.high
-        )
+        return program.candidates(tablet.memtable, TS_MAX, params, overlay, local.low, local.high)
 
     def _settle(self, table_id: int, interval: tuple[bytes, bytes]) -> Waits:
         """Waits until nothing in the interval is prepared."""
@@ -300,9 +300,7 @@ class RowStatement(Statement):
             if returning:
                 self.data.append(program.returning(row, params, message.formats))
 
-    def _move(
-        self, state: State, table: Table, key: bytes, new_key: bytes, row: bytes
-    ) -> Waits:
+    def _move(self, state: State, table: Table, key: bytes, new_key: bytes, row: bytes) -> Waits:
         """An UPDATE that changes the primary key."""
         if not self.local.holds(new_key):
             raise unsupported("moving a row to another range by UPDATE")
@@ -420,9 +418,7 @@ class WriteStatement(Statement):
             lambda commit_ts: m.Written(count, skipped, state.state_id, commit_ts, state.floor)
         )
 
-    def _by_row(
-        self, state: State, keys: list[bytes], rows: Sequence[bytes | None]
-    ) -> Waits:
+    def _by_row(self, state: State, keys: list[bytes], rows: Sequence[bytes | None]) -> Waits:
         message = self.message
         mode = message.mode
         table = self.table
@@ -535,5 +531,3 @@ def duplicate_key(table: Table, program: Program | None, key: bytes) -> SqlError
         detail=f"Key ({columns})=({values}) already exists.",
         constraint=name,
     )
-
-

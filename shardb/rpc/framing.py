@@ -101,9 +101,11 @@ def encode_cancel(request_id: int) -> bytes:
 
 def decode_request(body: bytes) -> m.Message:
     """The request in a REQUEST frame; msgspec.DecodeError if it is none."""
-    return _request_decoder.decode(body)
+    message: m.Message = _request_decoder.decode(body)
+    return message
 
 
 def decode_reply(body: bytes) -> m.Message:
     """The message in a REPLY or ITEM frame; msgspec.DecodeError if it is none."""
-    return _reply_decoder.decode(body)
+    message: m.Message = _reply_decoder.decode(body)
+    return message

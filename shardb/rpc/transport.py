@@ -2,9 +2,9 @@
 
 Callbacks, not futures, on the hot path: `Client.call` takes a function that gets the reply, exactly
 once, `LOST` if the connection went before it came. Frames going out are gathered and written once a
-loop turn. Everything here runs on one event loop; `ServerStream.send` alone may be used by a thread.
+loop turn. Everything here runs on one event loop, but for `ServerStream.send` and `end`.
 
-A lost connection says nothing about whether a request was carried out; that is for callers to find out.
+A lost connection says nothing about whether a request was carried out: callers have to find out.
 """
 
 from __future__ import annotations

@@ -84,9 +84,7 @@ class LockTable:
         owner.held[key] = exclusive
         return True
 
-    def wait(
-        self, owner: Owner, key: Key, exclusive: bool, granted: Callable[[], None]
-    ) -> Waiter:
+    def wait(self, owner: Owner, key: Key, exclusive: bool, granted: Callable[[], None]) -> Waiter:
         """Queues after a failed `try_acquire`. 40P01 if that closes a circle, 53200 if too long."""
         lock = self._locks[key]
         if len(lock.queue) >= limits.LOCK_WAITERS_MAX:

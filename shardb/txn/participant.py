@@ -186,7 +186,7 @@ class Participant:
                     state.owner = None
 
     def rollback(self, message: m.Rollback) -> m.Message:
-        """Drops a state, or takes back its later statements. State id 0 drops whichever there is."""
+        """Drops a state (id 0: whichever there is), or takes back its later statements."""
         state = self.states.get(message.txn_id)
         unknown = state is None or message.state_id not in (0, state.state_id)
         if unknown or state is None or state.phase != ACTIVE:
@@ -219,12 +219,14 @@ class Participant:
             return
         if len(state.log) == 1 and not state.bulk:
             _, table_id, key, row, _ = state.log[0]
-            sections = [records.Section(
-                table_id,
-                1,
-                len(key).to_bytes(4, "little") + key,
-                None if row is None else len(row).to_bytes(4, "little") + row,
-            )]
+            sections = [
+                records.Section(
+                    table_id,
+                    1,
+                    len(key).to_bytes(4, "little") + key,
+                    None if row is None else len(row).to_bytes(4, "little") + row,
+                )
+            ]
         else:
             sections = state.sections()
         payload = records.encode_commit(state.txn_id, commit_ts, sections)

@@ -47,7 +47,7 @@ class Section(NamedTuple):
     """Rows of one table: `keys` and `rows` as items; `rows` is None where the keys are deleted."""
 
     table_id: int
-    count: int
+    count: int  # type: ignore[assignment]
     keys: bytes
     rows: bytes | None
 

@@ -1,8 +1,8 @@
 """What a transaction has on one range before its outcome: buffered writes, locks, statements.
 
 Writes are numbered by statement so that failed statements and savepoints take back theirs. Few rows
-are kept row by row (`overlay`, seen by the transaction's own reads); large batches stay as the framed
-bytes they came in, with a memtable-like set of their keys that stands for their row locks.
+are kept row by row (`overlay`, seen by the transaction's own reads); large batches stay as the
+framed bytes they came in, with a set of their keys that stands for their row locks.
 
 Invariant: a table's writes are all in its overlay or all in bulk, never in both.
 """
@@ -46,7 +46,7 @@ class KeySet(Protocol):
 
 
 class Bulk:
-    """Large inserts into one table: (statement, count, keys, rows) and the set of all their keys."""
+    """Large inserts into one table: (statement, count, keys, rows), and the set of their keys."""
 
     __slots__ = ("chunks", "keys", "stale")
 

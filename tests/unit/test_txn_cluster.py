@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.plan.plans import ScanStage
 from shardb.errors import SqlError
 from tests.support.shards import (
     ADD,
@@ -24,7 +25,6 @@ from tests.support.shards import (
     fields,
     with_cluster,
 )
-from coordinator.plan.plans import ScanStage
 
 
 def test_autocommit_point_statements(tmp_path: Path) -> None:
@@ -169,12 +169,16 @@ def test_bulk_writes_and_scans(tmp_path: Path) -> None:
         await c.driver.commit(txn)
         table = await c.driver.run_scan(None, stage)
         assert sorted(zip(*(table[n].to_pylist() for n in ("c0", "c1")), strict=True)) == pairs
-        few = ScanStage("t", TABLE.id, (0,), c.codec.encode((50,)), c.codec.encode((150,)), "c1 > 5")
+        few = ScanStage(
+            "t", TABLE.id, (0,), c.codec.encode((50,)), c.codec.encode((150,)), "c1 > 5"
+        )
         table = await c.driver.run_scan(None, few)
         assert sorted(table["c0"].to_pylist()) == [i for i in range(50, 150) if i % 7 > 5]
         txn = c.driver.begin()
         with pytest.raises(SqlError) as caught:
-            await c.driver.write(txn, TABLE.id, "insert", *c.rows([(i, 0) for i in range(1999, 4000)]))
+            await c.driver.write(
+                txn, TABLE.id, "insert", *c.rows([(i, 0) for i in range(1999, 4000)])
+            )
         assert caught.value.sqlstate == "23505"
         await c.driver.rollback(txn)
         assert (await c.driver.run_scan(None, stage)).num_rows == 4000
@@ -227,7 +231,7 @@ def test_prepared_transactions_are_finished_after_a_restart(tmp_path: Path) -> N
     """One had prepared everywhere: it commits. The other had not: it aborts, on both shards."""
 
     async def test(c: Cluster) -> None:
-        from coordinator.txn_driver import _ManyCommit
+        from coordinator.commit import TwoPhaseRun
 
         for ident in (1, 2, 150, 151):
             await c.run(INSERT, ident, 0)
@@ -235,12 +239,12 @@ def test_prepared_transactions_are_finished_after_a_restart(tmp_path: Path) -> N
         for txn, low, high in ((everywhere, 1, 150), (partly, 2, 151)):
             await c.run(ADD, low, 5, txn=txn)
             await c.run(ADD, high, 5, txn=txn)
-        tell = _ManyCommit._tell
-        _ManyCommit._tell = lambda *_: None  # the coordinator dies before it tells the outcome
+        tell = TwoPhaseRun._tell
+        TwoPhaseRun._tell = lambda *_: None  # the coordinator dies before it tells the outcome
         try:
             await c.driver.commit(everywhere)
         finally:
-            _ManyCommit._tell = tell
+            TwoPhaseRun._tell = tell
         await prepare_first_only(c, partly)
         assert c.servers[1].node.ranges[30001].participant.prepared
         await c.driver.close()
