@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from coordinator.executor import Executor, TableWriter
+from coordinator.executor import Executor, TableWriter, signed
 from coordinator.ports import Shell, Txn, Waiter
 from shardb import limits
 from shardb._core.copytext import CopyReader
@@ -122,7 +122,13 @@ async def _load(
                 under_way = session.shell.gather(
                     [
                         executor.driver.write_encoded(
-                            txn, table.id, "insert", keys, key_offsets, rows, offsets
+                            txn,
+                            table.id,
+                            "insert",
+                            keys,
+                            signed(key_offsets),
+                            rows,
+                            signed(offsets),
                         )
                     ]
                 )
