@@ -1,7 +1,7 @@
 """An immutable snapshot of the cluster's tables and ranges, as one metadata revision has them.
 
-Plans are made for a snapshot's `version`; a changed descriptor makes a new snapshot. Look-ups on the
-hot path are a dictionary access and a bisection.
+Plans are made for a snapshot's `version`; a changed descriptor makes a new snapshot. Look-ups on
+the hot path are a dictionary access and a bisection.
 """
 
 from __future__ import annotations

@@ -47,8 +47,9 @@ def create_table(spec: CreateTable, catalog: Catalog, next_id: int) -> Edit:
         raise SqlError("3F000", f'schema "{schema}" does not exist')
     if catalog.lookup(spec.name, schema) is not None:
         if spec.if_not_exists:
-            return Edit(next_id, next_id, notices=(
-                f'relation "{spec.name}" already exists, skipping',))
+            return Edit(
+                next_id, next_id, notices=(f'relation "{spec.name}" already exists, skipping',)
+            )
         raise SqlError("42P07", f'relation "{spec.name}" already exists')
     columns = [
         Column(at + 1, c.name, c.type_code, c.typmod, c.not_null, c.default)
@@ -61,8 +62,13 @@ def create_table(spec: CreateTable, catalog: Catalog, next_id: int) -> Edit:
         columns.append(Column(len(columns) + 1, ROWID_NAME, T.INT8, -1, True, None, hidden=True))
         key = (len(columns) - 1,)
     table = Table(
-        id=next_id, name=spec.name, group_id=next_id + 1, columns=tuple(columns),
-        primary_key=key, primary_key_name=spec.primary_key_name, schema=schema,
+        id=next_id,
+        name=spec.name,
+        group_id=next_id + 1,
+        columns=tuple(columns),
+        primary_key=key,
+        primary_key_name=spec.primary_key_name,
+        schema=schema,
         options=spec.options,
     )
     if spec.colocate_with:
@@ -80,14 +86,16 @@ def _colocated(table: Table, other_name: str, catalog: Catalog, next_id: int) ->
     mine, theirs = table.columns[table.primary_key[0]], other.columns[other.primary_key[0]]
     if mine.type_code != theirs.type_code or table.has_hidden_key or other.has_hidden_key:
         raise SqlError(
-            "22023", f'table "{table.name}" cannot be colocated with "{other_name}"',
+            "22023",
+            f'table "{table.name}" cannot be colocated with "{other_name}"',
             detail="The first primary key columns must have the same type.",
         )
     group = catalog.groups[other.group_id]
     table = msgspec.structs.replace(table, group_id=group.id)
     changed = msgspec.structs.replace(group, table_ids=(*group.table_ids, table.id))
     return Edit(
-        next_id, next_id + 1,
+        next_id,
+        next_id + 1,
         puts=(_put("tables", table.id, table), _put("groups", group.id, changed)),
         install=tuple((r, table) for r in catalog.ranges_for(group.id)),
         table=table,
@@ -104,13 +112,21 @@ def _own_group(table: Table, keys: Sequence[bytes], catalog: Catalog, next_id: i
     ranges = []
     for at, start in enumerate(starts):
         node = nodes[(at if len(starts) > 1 else table.id) % len(nodes)]
-        ranges.append(Range(
-            id=first_range + at, group_id=group.id, start=start,
-            end=starts[at + 1] if at + 1 < len(starts) else b"",
-            epoch=1, primary=node, replicas=(node,), in_sync=(node,),
-        ))
+        ranges.append(
+            Range(
+                id=first_range + at,
+                group_id=group.id,
+                start=start,
+                end=starts[at + 1] if at + 1 < len(starts) else b"",
+                epoch=1,
+                primary=node,
+                replicas=(node,),
+                in_sync=(node,),
+            )
+        )
     return Edit(
-        next_id, first_range + len(ranges),
+        next_id,
+        first_range + len(ranges),
         puts=(
             _put("tables", table.id, table),
             _put("groups", group.id, group),
@@ -136,8 +152,7 @@ def drop_table(spec: DropTable, catalog: Catalog, next_id: int) -> Edit:
     if not doomed:
         return Edit(next_id, next_id, notices=tuple(notices))
     puts, deletes, drop = _removal(doomed, catalog)
-    return Edit(next_id, next_id + 1, puts=puts, deletes=deletes, drop=drop,
-                notices=tuple(notices))
+    return Edit(next_id, next_id + 1, puts=puts, deletes=deletes, drop=drop, notices=tuple(notices))
 
 
 def _removal(
@@ -170,8 +185,7 @@ def truncate(spec: Truncate, catalog: Catalog, next_id: int) -> Edit:
     groups = dict(catalog.groups)
     for name in dict.fromkeys(spec.names):
         table = _table(name, catalog)
-        fresh = msgspec.structs.replace(table, id=next_id + len(deletes),
-                                        version=table.version + 1)
+        fresh = msgspec.structs.replace(table, id=next_id + len(deletes), version=table.version + 1)
         group = groups[table.group_id]
         members = tuple(fresh.id if i == table.id else i for i in group.table_ids)
         groups[group.id] = msgspec.structs.replace(group, table_ids=members)
@@ -185,8 +199,9 @@ def truncate(spec: Truncate, catalog: Catalog, next_id: int) -> Edit:
         for group in groups.values()
         if group != catalog.groups[group.id]
     ]
-    return Edit(next_id, next_id + len(deletes), tuple(puts), tuple(deletes), tuple(install),
-                tuple(drop))
+    return Edit(
+        next_id, next_id + len(deletes), tuple(puts), tuple(deletes), tuple(install), tuple(drop)
+    )
 
 
 def add_primary_key(
@@ -224,8 +239,13 @@ def keyed_table(spec: AddPrimaryKey, old: Table, next_id: int) -> Table:
         for at, column in enumerate(c for c in old.columns if not c.hidden)
     )
     return msgspec.structs.replace(
-        old, id=next_id, group_id=next_id + 1, columns=columns, primary_key=key,
-        primary_key_name=spec.constraint, version=old.version + 1,
+        old,
+        id=next_id,
+        group_id=next_id + 1,
+        columns=columns,
+        primary_key=key,
+        primary_key_name=spec.constraint,
+        version=old.version + 1,
         schema_version=old.schema_version + 1,
     )
 
@@ -234,13 +254,14 @@ def check_key_types(columns: Sequence[Column]) -> None:
     """Refuses key columns of types without an order (42704, as for a missing operator class)."""
     for column in columns:
         if column.type_code in (T.JSON, T.JSONB, T.INTERVAL):
-            raise SqlError("42704", f'column "{column.name}" has a type that cannot be part of '
-                           "a primary key")
+            raise SqlError(
+                "42704", f'column "{column.name}" has a type that cannot be part of a primary key'
+            )
 
 
 def quantile_splits(sorted_keys: Sequence[bytes], pieces: int) -> list[bytes]:
     """Split points that cut a sorted sample of keys into `pieces` parts of about equal size."""
-    points = []
+    points: list[bytes] = []
     for piece in range(1, pieces):
         key = sorted_keys[len(sorted_keys) * piece // pieces] if sorted_keys else b""
         if key and (not points or key > points[-1]) and key > sorted_keys[0]:

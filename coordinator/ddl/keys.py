@@ -20,8 +20,11 @@ def split_key(table: Table, values: Sequence[str | None]) -> bytes:
     """The encoded key prefix of a split point given as text values of leading key columns."""
     columns = [table.columns[at] for at in table.primary_key]
     if len(values) > len(columns):
-        raise SqlError("22023", f"a split point has {len(values)} values but the primary key of "
-                       f'"{table.name}" has {len(columns)} columns')
+        raise SqlError(
+            "22023",
+            f"a split point has {len(values)} values but the primary key of "
+            f'"{table.name}" has {len(columns)} columns',
+        )
     if any(value is None for value in values):
         raise SqlError("22023", "a split point cannot be NULL")
     layout = RowLayout(0, [(c.type_code, c.typmod) for c in columns[: len(values)]])

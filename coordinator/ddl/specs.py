@@ -18,7 +18,7 @@ class ColumnSpec:
 
 @dataclass(frozen=True, slots=True)
 class CreateTable:
-    """CREATE TABLE. `split_at` holds for each split point the text values of leading key columns."""
+    """CREATE TABLE. `split_at`: for each split point, text values of the leading key columns."""
 
     name: str
     schema: str

@@ -60,9 +60,7 @@ def plan_query(query: Query, context: Context) -> QueryPlan:
 
 
 def _own_params(context: Context) -> tuple[TypeRef, ...]:
-    return tuple(
-        ts.TEXT if ref.code == T.UNKNOWN else ref for ref in context.parameters.types
-    )
+    return tuple(ts.TEXT if ref.code == T.UNKNOWN else ref for ref in context.parameters.types)
 
 
 def _stages(
@@ -77,8 +75,13 @@ def _stages(
         return own if index < 0 else index
 
     stages = tuple(
-        _stage(scan, filters.get(scan.alias, []), needed.get(scan.alias, set()), context,
-               Printer(parameter, bare=True))
+        _stage(
+            scan,
+            filters.get(scan.alias, []),
+            needed.get(scan.alias, set()),
+            context,
+            Printer(parameter, bare=True),
+        )
         for scan in scans(query)
     )
     virtual = {
@@ -119,8 +122,11 @@ def _key_program(
         return None
     extra = (ts.TIMESTAMPTZ,) if context.uses_now else ()
     return rp.ProgramSpec(
-        table_id=table.id, schema_version=table.schema_version, kind="select",
-        params=_own_params(context) + extra, key=key,
+        table_id=table.id,
+        schema_version=table.schema_version,
+        kind="select",
+        params=_own_params(context) + extra,
+        key=key,
     )
 
 
@@ -145,7 +151,8 @@ def _final_sql(printer: Printer, query: Query) -> str:
         # An outer SELECT would not promise the order, so the casts go into the select list.
         query.outputs = [
             Output(o.name, Call(o.value.type, "shape", (o.value,)), o.table_id, o.attnum)
-            if at in casts and not _in_order(query, o) else o
+            if at in casts and not _in_order(query, o)
+            else o
             for at, o in enumerate(query.outputs)
         ]
         return printer.query(query)
@@ -175,15 +182,17 @@ def plan_insert_query(statement: InsertStatement, context: Context) -> WritePlan
     plan = _write_query(query, context, [f"c{at}" for at in range(len(types))], types)
     conflict = "nothing" if statement.conflict is not None else ""
     return WritePlan(
-        kind="insert", table_id=table.id, query=plan, conflict=conflict,
+        kind="insert",
+        table_id=table.id,
+        query=plan,
+        conflict=conflict,
         returning=_returning(statement.returning, statement.alias, context),
-        columns=out_columns(statement.returning), tag="INSERT 0 {}",
+        columns=out_columns(statement.returning),
+        tag="INSERT 0 {}",
     )
 
 
-def plan_change_query(
-    statement: UpdateStatement | DeleteStatement, context: Context
-) -> WritePlan:
+def plan_change_query(statement: UpdateStatement | DeleteStatement, context: Context) -> WritePlan:
     """UPDATE or DELETE that joins, has subqueries or needs functions of the engine."""
     scan = statement.scan
     table = scan.table
@@ -211,9 +220,13 @@ def plan_change_query(
     plan = _write_query(query, context, names, [ts.BYTEA, ts.INT8, *types])
     kind = "update" if updating else "delete"
     return WritePlan(
-        kind=kind, table_id=table.id, query=plan, conflict="",
+        kind=kind,
+        table_id=table.id,
+        query=plan,
+        conflict="",
         returning=_returning(statement.returning, scan.alias, context),
-        columns=out_columns(statement.returning), tag=f"{kind.upper()} {{}}",
+        columns=out_columns(statement.returning),
+        tag=f"{kind.upper()} {{}}",
     )
 
 
@@ -222,7 +235,8 @@ def _write_query(
 ) -> QueryPlan:
     def finish(printer: Printer, bound: Query) -> str:
         items = ", ".join(
-            f"c{at} AS {name}" if name == "_ts" or ref.code == T.BYTEA
+            f"c{at} AS {name}"
+            if name == "_ts" or ref.code == T.BYTEA
             else f"CAST(c{at} AS {ts.engine_type(ref)}) AS {name}"
             for at, (name, ref) in enumerate(zip(names, types, strict=True))
         )
@@ -231,9 +245,14 @@ def _write_query(
     columns = out_columns(query.outputs)
     sql, stages, virtual, extras = _stages(query, context, finish)
     return QueryPlan(
-        sql=sql, scans=stages, catalog_tables=virtual,
-        params=_own_params(context) + tuple(ts.TIMESTAMPTZ for _ in extras), columns=columns,
-        tag="", catalog_version=context.catalog.version, extras=extras,
+        sql=sql,
+        scans=stages,
+        catalog_tables=virtual,
+        params=_own_params(context) + tuple(ts.TIMESTAMPTZ for _ in extras),
+        columns=columns,
+        tag="",
+        catalog_version=context.catalog.version,
+        extras=extras,
     )
 
 

@@ -44,7 +44,8 @@ class ScanStage:
     """Rows of one table gathered from its ranges under the engine name `alias`.
 
     `key_low` / `key_high`: encoded key interval (high empty = to the end), narrowed at run time by
-    `key_program` (a select whose `interval` or `points` give it) if there is one. `filter` is engine SQL over `c<position>` columns with
+    `key_program` (a select whose `interval` or `points` give it) if there is one.
+    `filter` is engine SQL over `c<position>` columns with
     `$1` style parameters allowed. `columns` are table positions; the gathered table has them as
     `c<position>`.
     """
@@ -82,9 +83,9 @@ class QueryPlan:
 class WritePlan:
     """DML by query: `query` yields for each row the key, its version and the new values.
 
-    kind `insert`: the query's columns are all columns of the table in order, `c<position>`; a hidden
-    rowid column is NULL there and filled in by the session.
-    kind `update`: `_key`, `_ts`, then all columns with their new values; the primary key may change.
+    kind `insert`: the query's columns are all columns of the table in order, `c<position>`; a
+    hidden rowid column is NULL there and filled in by the session.
+    kind `update`: `_key`, `_ts`, then all columns with their new values; the key may change.
     kind `delete`: `_key`, `_ts` (and all columns if RETURNING).
     `returning` is engine SQL over the written rows (`c<position>`, table name `written`), or empty.
     """

@@ -88,7 +88,9 @@ class Translator:
         if node.op == "cast" and {source.code, node.type.code} & {T.JSON, T.JSONB, T.UNKNOWN}:
             raise _Unfit
         if any(arg.type.code in (T.INTERVAL, T.TIME) for arg in node.args) and node.op in (
-            "*", "/", "cast"
+            "*",
+            "/",
+            "cast",
         ):
             raise _Unfit
         args = [self.expression(arg) for arg in node.args]
@@ -266,9 +268,7 @@ def _row_free(node: Expression) -> bool:
     return isinstance(node, (Literal, Parameter))
 
 
-def _as_key(
-    value: Expression, wanted: int, op: str, translator: Translator
-) -> rp.Expr | None:
+def _as_key(value: Expression, wanted: int, op: str, translator: Translator) -> rp.Expr | None:
     """`value` as the key column's type; None if that would lose something."""
     try:
         translated = translator.expression(value)
@@ -295,10 +295,14 @@ def _as_key(
         return None
     # A wider value selects nothing unless it fits the column.
     low, high = rp.Const(value.type, str(-bound)), rp.Const(value.type, str(bound - 1))
-    fits_test = rp.Call(ts.BOOL, "and", (
-        rp.Call(ts.BOOL, ">=", (translated, low)), rp.Call(ts.BOOL, "<=", (translated, high))))
-    return rp.Call(ref, "case", (
-        fits_test, rp.Call(ref, "cast", (translated,)), rp.Const(ref, None)))
+    fits_test = rp.Call(
+        ts.BOOL,
+        "and",
+        (rp.Call(ts.BOOL, ">=", (translated, low)), rp.Call(ts.BOOL, "<=", (translated, high))),
+    )
+    return rp.Call(
+        ref, "case", (fits_test, rp.Call(ref, "cast", (translated,)), rp.Const(ref, None))
+    )
 
 
 # --- statements
@@ -332,9 +336,17 @@ def plan_select(query: SelectQuery, context: Context) -> RowPlan | None:
     if query.locking and query.grouped:
         return None
     spec = rp.ProgramSpec(
-        table_id=table.id, schema_version=table.schema_version, kind="select",
-        params=_params(context, translator), key=key, filter=filter_, output=outputs,
-        aggregates=aggregates, reverse=reverse, limit=limit, offset=offset,
+        table_id=table.id,
+        schema_version=table.schema_version,
+        kind="select",
+        params=_params(context, translator),
+        key=key,
+        filter=filter_,
+        output=outputs,
+        aggregates=aggregates,
+        reverse=reverse,
+        limit=limit,
+        offset=offset,
         locking=query.locking,
     )
     return _plan(spec, out_columns(query.outputs), "SELECT {}", context.catalog, translator)
@@ -354,8 +366,11 @@ def plan_insert(statement: InsertStatement, context: Context) -> RowPlan | None:
         return None
     table = statement.table
     translator = Translator(len(context.parameters.types), {statement.alias: 0})
-    upsert = Translator(len(context.parameters.types),
-                        {statement.alias: 0, "excluded": len(table.columns)}, translator.extras)
+    upsert = Translator(
+        len(context.parameters.types),
+        {statement.alias: 0, "excluded": len(table.columns)},
+        translator.extras,
+    )
     try:
         rows = []
         for number, row in enumerate(statement.rows):
@@ -367,19 +382,26 @@ def plan_insert(statement: InsertStatement, context: Context) -> RowPlan | None:
         if statement.conflict is not None:
             conflict = rp.Conflict(
                 tuple((at, upsert.expression(value)) for at, value in statement.conflict),
-                None if statement.conflict_filter is None
+                None
+                if statement.conflict_filter is None
                 else upsert.expression(statement.conflict_filter),
             )
         output = tuple(translator.expression(o.value) for o in statement.returning)
     except _Unfit:
         return None
     spec = rp.ProgramSpec(
-        table_id=table.id, schema_version=table.schema_version, kind="insert",
-        params=_params(context, translator), output=output, rows=tuple(rows), conflict=conflict,
+        table_id=table.id,
+        schema_version=table.schema_version,
+        kind="insert",
+        params=_params(context, translator),
+        output=output,
+        rows=tuple(rows),
+        conflict=conflict,
     )
     rowids = len(rows) if table.has_hidden_key else 0
-    return _plan(spec, out_columns(statement.returning), "INSERT 0 {}", context.catalog,
-                 translator, rowids)
+    return _plan(
+        spec, out_columns(statement.returning), "INSERT 0 {}", context.catalog, translator, rowids
+    )
 
 
 def _rowid(translator: Translator, number: int) -> rp.Expr:
@@ -389,9 +411,7 @@ def _rowid(translator: Translator, number: int) -> rp.Expr:
     return rp.Call(ts.INT8, "+", (first, rp.Const(ts.INT8, str(number))))
 
 
-def plan_change(
-    statement: UpdateStatement | DeleteStatement, context: Context
-) -> RowPlan | None:
+def plan_change(statement: UpdateStatement | DeleteStatement, context: Context) -> RowPlan | None:
     """A row program for an UPDATE or DELETE of one table."""
     if statement.source is not None or statement.ctes:
         return None
@@ -410,9 +430,14 @@ def plan_change(
     except _Unfit:
         return None
     spec = rp.ProgramSpec(
-        table_id=table.id, schema_version=table.schema_version,
-        kind="update" if updating else "delete", params=_params(context, translator), key=key,
-        filter=filter_, output=output, assignments=assignments,
+        table_id=table.id,
+        schema_version=table.schema_version,
+        kind="update" if updating else "delete",
+        params=_params(context, translator),
+        key=key,
+        filter=filter_,
+        output=output,
+        assignments=assignments,
     )
     tag = "UPDATE {}" if updating else "DELETE {}"
     return _plan(spec, out_columns(statement.returning), tag, context.catalog, translator)
@@ -429,7 +454,8 @@ def _direction(query: SelectQuery, table: Table, alias: str, single: bool) -> bo
     if not query.order or single or query.grouped:
         return False
     equal = {
-        position for node in _flat(query.where)
+        position
+        for node in _flat(query.where)
         if isinstance(node, Call) and node.op == "="
         for side in node.args
         if (position := _key_column(table, alias, side)) is not None
@@ -459,8 +485,12 @@ def _aggregate(node: Expression, translator: Translator) -> rp.Aggregate:
 def out_columns(outputs: list[Output]) -> tuple[OutColumn, ...]:
     """Result columns for RowDescription."""
     return tuple(
-        OutColumn(o.name, ts.TEXT if o.value.type.code == T.UNKNOWN else o.value.type,
-                  o.table_id, o.attnum)
+        OutColumn(
+            o.name,
+            ts.TEXT if o.value.type.code == T.UNKNOWN else o.value.type,
+            o.table_id,
+            o.attnum,
+        )
         for o in outputs
     )
 
@@ -486,6 +516,11 @@ def _plan(
     rowids: int = 0,
 ) -> RowPlan:
     return RowPlan(
-        program=spec, program_id=program_id(spec), columns=columns, tag=tag,
-        catalog_version=catalog.version, extras=tuple(translator.extras), rowids=rowids,
+        program=spec,
+        program_id=program_id(spec),
+        columns=columns,
+        tag=tag,
+        catalog_version=catalog.version,
+        extras=tuple(translator.extras),
+        rowids=rowids,
     )

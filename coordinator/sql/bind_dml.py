@@ -27,7 +27,6 @@ from coordinator.sql.tree import (
     Scan,
     SelectQuery,
     UpdateStatement,
-
 )
 from shardb.errors import SqlError, unsupported
 from shardb.meta.descriptors import Column, Table
@@ -71,8 +70,10 @@ class DmlBinder:
         with_ = node.args.get("with_")
         if with_ is None:
             return []
-        return [self.query.cte(cte, bool(with_.args.get("recursive")), None)
-                for cte in with_.expressions]
+        return [
+            self.query.cte(cte, bool(with_.args.get("recursive")), None)
+            for cte in with_.expressions
+        ]
 
     def _target(self, node: exp.Expression) -> tuple[Table, str]:
         position = position_of(node)
@@ -92,17 +93,22 @@ class DmlBinder:
         for at, column in enumerate(table.columns):
             if column.name == name and not column.hidden:
                 return at
-        raise SqlError("42703", f'column "{name}" of relation "{table.name}" does not exist',
-                       position=position_of(node))
+        raise SqlError(
+            "42703",
+            f'column "{name}" of relation "{table.name}" does not exist',
+            position=position_of(node),
+        )
 
     def _assign(self, value: Expression, column: Column, position: int) -> Expression:
         target = column_type(column)
         converted = self.query.context.coercer.coerce(value, target, "assignment", position)
         if converted is None:
             raise SqlError(
-                "42804", f'column "{column.name}" is of type {ts.type_name(target)} but '
+                "42804",
+                f'column "{column.name}" is of type {ts.type_name(target)} but '
                 f"expression is of type {ts.type_name(value.type)}",
-                hint="You will need to rewrite or cast the expression.", position=position,
+                hint="You will need to rewrite or cast the expression.",
+                position=position,
             )
         return converted
 
@@ -118,8 +124,11 @@ class DmlBinder:
             positions = [self._column(table, item) for item in schema.expressions]
             for item, at in zip(schema.expressions, positions, strict=True):
                 if positions.count(at) > 1:
-                    raise SqlError("42701", f'column "{table.columns[at].name}" specified more '
-                                   "than once", position=position_of(item))
+                    raise SqlError(
+                        "42701",
+                        f'column "{table.columns[at].name}" specified more than once',
+                        position=position_of(item),
+                    )
         rows: list[list[Expression]] = []
         query: Query | None = None
         source = node.args.get("expression")
@@ -150,8 +159,7 @@ class DmlBinder:
             for at, value in zip(positions, values, strict=False):
                 if _is_default(value):
                     continue
-                row[at] = self._assign(binder.bind(value), table.columns[at],
-                                       position_of(value))
+                row[at] = self._assign(binder.bind(value), table.columns[at], position_of(value))
             for at, column in enumerate(table.columns):
                 if row[at] is None:
                     if at not in defaults:
@@ -161,13 +169,21 @@ class DmlBinder:
         return rows
 
     @staticmethod
-    def _check_width(width: int, positions: list[int], explicit: bool, node: exp.Expression) -> None:
+    def _check_width(
+        width: int, positions: list[int], explicit: bool, node: exp.Expression
+    ) -> None:
         if width > len(positions):
-            raise SqlError("42601", "INSERT has more expressions than target columns",
-                           position=position_of(node))
+            raise SqlError(
+                "42601",
+                "INSERT has more expressions than target columns",
+                position=position_of(node),
+            )
         if explicit and width < len(positions):
-            raise SqlError("42601", "INSERT has more target columns than expressions",
-                           position=position_of(node))
+            raise SqlError(
+                "42601",
+                "INSERT has more target columns than expressions",
+                position=position_of(node),
+            )
 
     def _insert_query(
         self, source: exp.Expression, table: Table, positions: list[int], explicit: bool
@@ -179,8 +195,9 @@ class DmlBinder:
                 inner = self.query.converted(inner, index, column_type(table.columns[at]))
         alias = self.context.alias()
         given = {
-            at: self._assign(ColumnRef(out.value.type, alias, index, out.name),
-                             table.columns[at], 0)
+            at: self._assign(
+                ColumnRef(out.value.type, alias, index, out.name), table.columns[at], 0
+            )
             for index, (at, out) in enumerate(zip(positions, inner.outputs, strict=False))
         }
         outputs = [
@@ -195,25 +212,33 @@ class DmlBinder:
         if node is None:
             return None, None
         nothing = str(node.args["action"].name).upper() == "DO NOTHING"
-        keys = [key.this if isinstance(key, exp.Ordered) else key
-                for key in node.args.get("conflict_keys") or ()]
+        keys = [
+            key.this if isinstance(key, exp.Ordered) else key
+            for key in node.args.get("conflict_keys") or ()
+        ]
         constraint = node.args.get("constraint")
         if node.args.get("index_predicate") is not None:
             raise unsupported("ON CONFLICT with an index predicate")
         if constraint is not None:
             name = name_of(constraint)
             if name != (table.primary_key_name or f"{table.name}_pkey") or table.has_hidden_key:
-                raise SqlError("42704", f'constraint "{name}" for table "{table.name}" does not '
-                               "exist")
+                raise SqlError(
+                    "42704", f'constraint "{name}" for table "{table.name}" does not exist'
+                )
         elif keys:
             positions = {self._column(table, key) for key in keys}
             if positions != set(table.primary_key):
-                raise SqlError("42P10", "there is no unique or exclusion constraint matching the "
-                               "ON CONFLICT specification")
+                raise SqlError(
+                    "42P10",
+                    "there is no unique or exclusion constraint matching the "
+                    "ON CONFLICT specification",
+                )
         elif not nothing:
-            raise SqlError("42601", "ON CONFLICT DO UPDATE requires inference specification or "
-                           "constraint name",
-                           hint="For example, ON CONFLICT (column_name).")
+            raise SqlError(
+                "42601",
+                "ON CONFLICT DO UPDATE requires inference specification or constraint name",
+                hint="For example, ON CONFLICT (column_name).",
+            )
         if nothing:
             return [], None
         scope = self._scope(table, alias, "t")
@@ -241,8 +266,9 @@ class DmlBinder:
         assignments = self._assignments(node.expressions, table, binder)
         where = self._where(node, scope)
         returning = self._returning(node, scope)
-        return UpdateStatement(Scan(source_alias, table), source, assignments, where, returning,
-                               ctes)
+        return UpdateStatement(
+            Scan(source_alias, table), source, assignments, where, returning, ctes
+        )
 
     def _assignments(
         self, items: list[exp.Expression], table: Table, binder: ExpressionBinder
@@ -258,15 +284,21 @@ class DmlBinder:
                     raise unsupported("UPDATE of several columns from a subquery")
                 values = right.expressions if isinstance(right, exp.Tuple) else [right.this]
                 if len(targets) != len(values):
-                    raise SqlError("42601", "number of columns does not match number of values",
-                                   position=position_of(item))
+                    raise SqlError(
+                        "42601",
+                        "number of columns does not match number of values",
+                        position=position_of(item),
+                    )
             else:
                 targets, values = [left], [right]
             for target, value in zip(targets, values, strict=True):
                 at = self._column(table, target)
                 if any(at == seen for seen, _ in assignments):
-                    raise SqlError("42601", "multiple assignments to same column "
-                                   f'"{table.columns[at].name}"', position=position_of(target))
+                    raise SqlError(
+                        "42601",
+                        f'multiple assignments to same column "{table.columns[at].name}"',
+                        position=position_of(target),
+                    )
                 column = table.columns[at]
                 if _is_default(value):
                     assignments.append((at, self.default(column)))
@@ -321,5 +353,3 @@ def _is_default(node: exp.Expression) -> bool:
         and not node.this.args.get("quoted")
         and str(node.this.this).lower() == "default"
     )
-
-

@@ -103,6 +103,7 @@ class ExpressionBinder:
         if self._depth > 4 * STATEMENT_DEPTH_MAX:
             raise SqlError("54001", "stack depth limit exceeded", position=position_of(node))
         try:
+            _check_arguments(node)
             op = _BINARY.get(type(node))
             if op is not None:
                 return self._binary(node, op)
@@ -122,8 +123,11 @@ class ExpressionBinder:
         bound = self.bind(node)
         result = self.coerce(bound, ts.BOOL, "implicit", position_of(node))
         if result is None:
-            raise SqlError("42804", f"argument of {clause} must be type boolean, not type "
-                           f"{ts.type_name(bound.type)}", position=position_of(node))
+            raise SqlError(
+                "42804",
+                f"argument of {clause} must be type boolean, not type {ts.type_name(bound.type)}",
+                position=position_of(node),
+            )
         return result
 
     def conjuncts(self, node: exp.Expression, clause: str) -> list[Expression]:
@@ -136,8 +140,12 @@ class ExpressionBinder:
         if wanted is None:
             known = [node.type for node in nodes if node.type.code != T.UNKNOWN]
             other = next(t for t in known if ts.common_type([known[0], t]) is None)
-            raise SqlError("42804", f"{what} types {ts.type_name(known[0])} and "
-                           f"{ts.type_name(other)} cannot be matched", position=position)
+            raise SqlError(
+                "42804",
+                f"{what} types {ts.type_name(known[0])} and "
+                f"{ts.type_name(other)} cannot be matched",
+                position=position,
+            )
         converted = []
         for node in nodes:
             one = self.coerce(node, wanted, "implicit", position)
@@ -167,6 +175,9 @@ class ExpressionBinder:
         source = self.context.text[start : end + 1]
         return Literal(ts.UNKNOWN, unescape(source[2:-1].replace("''", "'")))
 
+    def _raw_string(self, node: exp.RawString) -> Expression:
+        return Literal(ts.UNKNOWN, str(node.this))
+
     def _boolean(self, node: exp.Boolean) -> Expression:
         return Literal(ts.BOOL, "true" if node.this else "false")
 
@@ -192,22 +203,24 @@ class ExpressionBinder:
     def _binary(self, node: exp.Expression, op: str) -> Expression:
         right_node = node.args["expression"]
         if isinstance(right_node, (exp.Any, exp.All)):
+            if node.args.get("negate"):
+                raise unsupported("NOT LIKE ANY")
             return self._quantified(node, op, right_node)
         if isinstance(node.this, exp.Tuple) and isinstance(right_node, exp.Tuple):
             return self._rows(node, op, right_node)
         if isinstance(node.this, exp.Tuple) and isinstance(right_node, exp.Subquery):
             raise unsupported("a row comparison with a subquery")
         left, right = self.bind(node.this), self.bind(right_node)
-        return self.operators.binary(op, left, right, position_of(node))
+        result = self.operators.binary(op, left, right, position_of(node))
+        return negation(result) if node.args.get("negate") else result
 
     def _rows(self, node: exp.Expression, op: str, right: exp.Tuple) -> Expression:
         lefts, rights = node.this.expressions, right.expressions
         if len(lefts) != len(rights):
-            raise SqlError("42601", "unequal number of entries in row expressions",
-                           position=position_of(node))
-        pairs = [
-            (self.bind(one), self.bind(two)) for one, two in zip(lefts, rights, strict=True)
-        ]
+            raise SqlError(
+                "42601", "unequal number of entries in row expressions", position=position_of(node)
+            )
+        pairs = [(self.bind(one), self.bind(two)) for one, two in zip(lefts, rights, strict=True)]
         position = position_of(node)
         if op in ("=", "<>"):
             parts = [self.operators.binary(op, a, b, position) for a, b in pairs]
@@ -270,10 +283,14 @@ class ExpressionBinder:
         position = position_of(node)
         probe = self.bind(node.this)
         low, high = self.bind(node.args["low"]), self.bind(node.args["high"])
-        return Call(ts.BOOL, "and", (
-            self.operators.binary(">=", probe, low, position),
-            self.operators.binary("<=", probe, high, position),
-        ))
+        return Call(
+            ts.BOOL,
+            "and",
+            (
+                self.operators.binary(">=", probe, low, position),
+                self.operators.binary("<=", probe, high, position),
+            ),
+        )
 
     def _in(self, node: exp.In) -> Expression:
         position = position_of(node)
@@ -300,7 +317,7 @@ class ExpressionBinder:
         if len(query.outputs) != len(probe):
             few = "few" if len(query.outputs) < len(probe) else "many"
             raise SqlError("42601", f"subquery has too {few} columns", position=position)
-        converted = []
+        converted: list[Expression] = []
         for left, output in zip(probe, query.outputs, strict=True):
             stand_in = ColumnRef(output.value.type, "", 0, output.name)
             left, right = self.operators.comparable(op, left, stand_in, position)
@@ -319,8 +336,9 @@ class ExpressionBinder:
                 conditions.append(self.boolean(branch.this, "CASE/WHEN"))
             else:
                 conditions.append(
-                    self.operators.binary("=", operand, self.bind(branch.this),
-                                          position_of(branch.this))
+                    self.operators.binary(
+                        "=", operand, self.bind(branch.this), position_of(branch.this)
+                    )
                 )
             values.append(self.bind(branch.args["true"]))
         default = node.args.get("default")
@@ -340,16 +358,23 @@ class ExpressionBinder:
         target = data_type(node.args["to"], position)
         converted = self.coerce(inner, target, "explicit", position_of(node.this))
         if converted is None:
-            raise SqlError("42846", f"cannot cast type {ts.type_name(inner.type)} to "
-                           f"{ts.type_name(target)}", position=position)
+            raise SqlError(
+                "42846",
+                f"cannot cast type {ts.type_name(inner.type)} to {ts.type_name(target)}",
+                position=position,
+            )
         return converted
 
     def _escape(self, node: exp.Escape) -> Expression:
-        like = self.bind(node.this)
+        inner = node.this.copy()
+        negated = bool(inner.args.get("negate"))
+        inner.set("negate", None)
+        like = self.bind(inner)
         escape = self.coerce(self.bind(node.args["expression"]), ts.TEXT, "implicit")
         if not isinstance(like, Call) or escape is None or like.op not in ("like", "ilike"):
             raise unsupported("ESCAPE here")
-        return Call(ts.BOOL, like.op + "_escape", (*like.args, escape))
+        result = Call(ts.BOOL, like.op + "_escape", (*like.args, escape))
+        return negation(result) if negated else result
 
     def _at_time_zone(self, node: exp.AtTimeZone) -> Expression:
         value = self.bind(node.this)
@@ -363,8 +388,9 @@ class ExpressionBinder:
     def _subquery(self, node: exp.Expression) -> Expression:
         query = self.query.subquery(node, self.scope)
         if len(query.outputs) != 1:
-            raise SqlError("42601", "subquery must return only one column",
-                           position=position_of(node))
+            raise SqlError(
+                "42601", "subquery must return only one column", position=position_of(node)
+            )
         return SubqueryCall(query.outputs[0].value.type, "scalar", query)
 
     def _exists(self, node: exp.Exists) -> Expression:
@@ -395,6 +421,31 @@ class ExpressionBinder:
         return self.calls.bind(node)
 
 
+# What a node may carry besides `this`, `expression` and `expressions`. Anything else that is set
+# would change the meaning without our noticing, so it is refused.
+_ARGUMENTS: Final = frozenset(
+    (
+        "is_string", "quoted", "table", "query", "low", "high", "ifs", "default", "to", "_type",
+        "typed", "safe", "zone", "start", "length", "position", "substr", "partition_by", "order",
+        "spec", "alias", "over", "separator", "operator", "unit", "symmetric", "from_", "nested",
+        "value_constructor", "distinct", "big_int", "nulls_first", "desc", "true", "wrap",
+    )
+)
+_QUERIES: Final = (exp.Select, exp.SetOperation, exp.Subquery, exp.Values, exp.Table)
+_NEGATABLE: Final = (exp.Like, exp.ILike, exp.Is)
+
+
+def _check_arguments(node: exp.Expression) -> None:
+    if isinstance(node, _QUERIES):
+        return
+    for key, value in node.args.items():
+        if not value or key in ("this", "expression", "expressions") or key in _ARGUMENTS:
+            continue
+        if key == "negate" and isinstance(node, _NEGATABLE):
+            continue
+        raise unsupported(f"{key} in {node.sql(dialect='postgres')[:60]}")
+
+
 def flatten(node: exp.Expression, kind: type[exp.Expression]) -> list[exp.Expression]:
     """The operands of a chain of AND or OR, from left to right, without recursion."""
     found: list[exp.Expression] = []
@@ -412,13 +463,18 @@ def flatten(node: exp.Expression, kind: type[exp.Expression]) -> list[exp.Expres
 
 def negation(node: Expression) -> Expression:
     """NOT `node`, with the simple negations folded in."""
-    opposite = {"is_null": "is_not_null", "is_not_null": "is_null", "is_distinct":
-                "is_not_distinct", "is_not_distinct": "is_distinct"}
+    opposite = {
+        "is_null": "is_not_null",
+        "is_not_null": "is_null",
+        "is_distinct": "is_not_distinct",
+        "is_not_distinct": "is_distinct",
+    }
     if isinstance(node, Call) and node.op in opposite:
         return Call(ts.BOOL, opposite[node.op], node.args)
     if isinstance(node, SubqueryCall) and node.kind in ("in", "exists"):
-        return SubqueryCall(node.type, node.kind, node.query, node.probe, node.operator,
-                            not node.negated)
+        return SubqueryCall(
+            node.type, node.kind, node.query, node.probe, node.operator, not node.negated
+        )
     return Call(ts.BOOL, "not", (node,))
 
 
@@ -427,6 +483,7 @@ _METHODS: Final[dict[type[Any], Callable[[ExpressionBinder, Any], Expression]]] 
     exp.Column: _B._column,
     exp.Literal: _B._literal,
     exp.ByteString: _B._escape_string,
+    exp.RawString: _B._raw_string,
     exp.Boolean: _B._boolean,
     exp.Null: _B._null,
     exp.Parameter: _B._parameter,

@@ -1,4 +1,4 @@
-"""Binds queries: FROM clauses to scopes, select lists, grouping, ordering, WITH and set operations."""
+"""Binds queries: FROM clauses, select lists, grouping, ordering, WITH and set operations."""
 
 from __future__ import annotations
 
@@ -40,8 +40,22 @@ from shardb.meta.descriptors import Table
 from shardb.program import TypeRef
 from shardb.types import TypeCode as T
 
-_REFUSED: Final = ("laterals", "connect", "sample", "qualify", "cluster", "match", "into", "pivots",
-                   "prewhere", "settings", "format", "kind", "hint", "operation_modifiers")
+_REFUSED: Final = (
+    "laterals",
+    "connect",
+    "sample",
+    "qualify",
+    "cluster",
+    "match",
+    "into",
+    "pivots",
+    "prewhere",
+    "settings",
+    "format",
+    "kind",
+    "hint",
+    "operation_modifiers",
+)
 
 
 class Context:
@@ -129,8 +143,10 @@ class QueryBinder:
         ctes: list[Cte] = []
         if with_ is not None:
             self.ctes = dict(self.ctes)
-            ctes = [self.cte(cte, bool(with_.args.get("recursive")), parent)
-                    for cte in with_.expressions]
+            ctes = [
+                self.cte(cte, bool(with_.args.get("recursive")), parent)
+                for cte in with_.expressions
+            ]
         bound: Query
         if isinstance(node, (exp.Subquery, exp.Paren)):
             bound = self._parenthesized(node, parent)
@@ -186,15 +202,17 @@ class QueryBinder:
         self._rename(base, names, name)
         self.ctes[name] = (engine_name, base.outputs)
         step = QueryBinder(self.context, dict(self.ctes)).query(body.args["expression"], parent)
-        union = self._combine("union", not body.args.get("distinct"), base, step,
-                              position_of(body))
+        union = self._combine("union", not body.args.get("distinct"), base, step, position_of(body))
         return Cte(engine_name, union, recursive=True)
 
     @staticmethod
     def _rename(query: Query, names: list[str], table: str) -> None:
         if len(names) > len(query.outputs):
-            raise SqlError("42P10", f'table "{table}" has {len(query.outputs)} columns available '
-                           f"but {len(names)} columns specified")
+            raise SqlError(
+                "42P10",
+                f'table "{table}" has {len(query.outputs)} columns available '
+                f"but {len(names)} columns specified",
+            )
         for output, name in zip(query.outputs, names, strict=False):
             output.name = name
 
@@ -207,9 +225,7 @@ class QueryBinder:
         scope = Scope(parent=parent)
         query = SelectQuery([])
         query.source = self._from(node, scope)
-        windows = {
-            name_of(w.this): w for w in node.args.get("windows") or ()
-        }
+        windows = {name_of(w.this): w for w in node.args.get("windows") or ()}
         where = node.args.get("where")
         if where is not None:
             binder = ExpressionBinder(self, scope, "WHERE", windows=False)
@@ -239,9 +255,7 @@ class QueryBinder:
         self._locks(node, query)
         return query
 
-    def select_list(
-        self, items: list[exp.Expression], binder: ExpressionBinder
-    ) -> list[Output]:
+    def select_list(self, items: list[exp.Expression], binder: ExpressionBinder) -> list[Output]:
         outputs: list[Output] = []
         for item in items:
             value, alias = item, ""
@@ -249,13 +263,15 @@ class QueryBinder:
                 value, alias = item.this, name_of(item.args["alias"])
             if isinstance(value, exp.Star):
                 if not binder.scope.relations:
-                    raise SqlError("42601", "SELECT * with no tables specified is not valid",
-                                   position=position_of(value))
+                    raise SqlError(
+                        "42601",
+                        "SELECT * with no tables specified is not valid",
+                        position=position_of(value),
+                    )
                 outputs += [_plain_output(c) for c in binder.scope.columns]
                 continue
             if isinstance(value, exp.Column) and isinstance(value.this, exp.Star):
-                relation = binder.scope.relation(name_of(value.args["table"]),
-                                                 position_of(value))
+                relation = binder.scope.relation(name_of(value.args["table"]), position_of(value))
                 outputs += [_plain_output(c) for c in relation.columns]
                 continue
             bound = binder.bind(value)
@@ -296,17 +312,19 @@ class QueryBinder:
                     return named[0]
         return binder.settled(item)
 
-    def _ordinal(
-        self, item: exp.Expression, query: SelectQuery, clause: str
-    ) -> Expression | None:
+    def _ordinal(self, item: exp.Expression, query: SelectQuery, clause: str) -> Expression | None:
         if isinstance(item, exp.Literal) and not item.args.get("is_string"):
             text = str(item.this)
             if not text.isdigit():
-                raise SqlError("42601", f"non-integer constant in {clause}",
-                               position=position_of(item))
+                raise SqlError(
+                    "42601", f"non-integer constant in {clause}", position=position_of(item)
+                )
             if not 1 <= int(text) <= len(query.outputs):
-                raise SqlError("42P10", f"{clause} position {text} is not in select list",
-                               position=position_of(item))
+                raise SqlError(
+                    "42P10",
+                    f"{clause} position {text} is not in select list",
+                    position=position_of(item),
+                )
             return query.outputs[int(text) - 1].value
         return None
 
@@ -321,8 +339,9 @@ class QueryBinder:
             named = [out.value for out in query.outputs if out.name == name]
             if named:
                 if any(value != named[0] for value in named):
-                    raise SqlError("42702", f'ORDER BY "{name}" is ambiguous',
-                                   position=position_of(item))
+                    raise SqlError(
+                        "42702", f'ORDER BY "{name}" is ambiguous', position=position_of(item)
+                    )
                 return named[0]
         return binder.settled(item)
 
@@ -337,8 +356,11 @@ class QueryBinder:
             outputs = [out.value for out in query.outputs]
             for item, key in zip(order.expressions, query.order, strict=True):
                 if key.value not in outputs:
-                    raise SqlError("42P10", "for SELECT DISTINCT, ORDER BY expressions must "
-                                   "appear in select list", position=position_of(item))
+                    raise SqlError(
+                        "42P10",
+                        "for SELECT DISTINCT, ORDER BY expressions must appear in select list",
+                        position=position_of(item),
+                    )
 
     def sort_key(self, binder: ExpressionBinder, item: exp.Expression) -> SortKey:
         """An ORDER BY item of an aggregate or window."""
@@ -371,8 +393,11 @@ class QueryBinder:
         bound = binder.bind(node)
         value = binder.coerce(bound, ts.INT8, "assignment", position_of(node))
         if value is None:
-            raise SqlError("42804", f"argument of {clause} must be type bigint, not type "
-                           f"{ts.type_name(bound.type)}", position=position_of(node))
+            raise SqlError(
+                "42804",
+                f"argument of {clause} must be type bigint, not type {ts.type_name(bound.type)}",
+                position=position_of(node),
+            )
         if isinstance(value, Literal):
             if value.text is None:
                 return None
@@ -387,8 +412,11 @@ class QueryBinder:
             wait = lock.args.get("wait")
             query.nowait = 1 if wait is True else 2 if wait is False else 0
         if query.locking and (query.grouped or query.distinct):
-            raise SqlError("0A000", f"FOR {query.locking.upper()} is not allowed with "
-                           f"{'GROUP BY' if query.grouped else 'DISTINCT'} clause")
+            raise SqlError(
+                "0A000",
+                f"FOR {query.locking.upper()} is not allowed with "
+                f"{'GROUP BY' if query.grouped else 'DISTINCT'} clause",
+            )
 
     # --- FROM
 
@@ -454,11 +482,16 @@ class QueryBinder:
             for side, label in ((left, "left"), (right, "right")):
                 found = [c for c in side if c.name == name]
                 if not found:
-                    raise SqlError("42703", f'column "{name}" specified in USING clause does not '
-                                   f"exist in {label} table")
+                    raise SqlError(
+                        "42703",
+                        f'column "{name}" specified in USING clause does not '
+                        f"exist in {label} table",
+                    )
                 if len(found) > 1:
-                    raise SqlError("42702", f'common column name "{name}" appears more than once '
-                                   f"in {label} table")
+                    raise SqlError(
+                        "42702",
+                        f'common column name "{name}" appears more than once in {label} table',
+                    )
                 pair.append(found[0])
             one, two = self.context.operators.comparable("=", pair[0].value, pair[1].value, 0)
             parts.append(Call(ts.BOOL, "=", (one, two)))
@@ -475,7 +508,8 @@ class QueryBinder:
         alias = name_of(alias_node.this) if alias_node is not None and alias_node.this else ""
         names = (
             [name_of(c) for c in alias_node.args.get("columns") or ()]
-            if alias_node is not None else []
+            if alias_node is not None
+            else []
         )
         position = position_of(node)
         if isinstance(node, exp.Lateral):
@@ -488,7 +522,7 @@ class QueryBinder:
             if node.args.get("sample") or node.args.get("version"):
                 raise unsupported("TABLESAMPLE")
             if isinstance(node.this, (exp.Anonymous, exp.Func)):
-                return self._function(node.this, scope, alias, names)
+                return self._function(node.this, scope, alias, names)  # type: ignore[arg-type]
             return self._table(node, scope, alias, names, position)
         if isinstance(node, (exp.Anonymous, exp.Unnest)):
             return self._function(node, scope, alias, names)
@@ -537,8 +571,9 @@ class QueryBinder:
         query = binder.query(inner, scope if lateral else scope.parent)
         source = self.context.alias()
         columns = [
-            ScopeColumn(out.name, ColumnRef(out.value.type, source, at, out.name),
-                        out.table_id, out.attnum)
+            ScopeColumn(
+                out.name, ColumnRef(out.value.type, source, at, out.name), out.table_id, out.attnum
+            )
             for at, out in enumerate(query.outputs)
         ]
         self._add(scope, alias, columns, names, 0)
@@ -549,13 +584,17 @@ class QueryBinder:
     ) -> Relation:
         name = str(node.this).lower() if isinstance(node, exp.Anonymous) else "function"
         if name != "generate_series":
-            raise SqlError("42883", f"function {name} does not exist in FROM",
-                           position=position_of(node))
+            raise SqlError(
+                "42883", f"function {name} does not exist in FROM", position=position_of(node)
+            )
         binder = ExpressionBinder(self, scope, "functions in FROM", windows=False)
         args = [binder.bind(arg) for arg in node.expressions]
         if not 2 <= len(args) <= 3:
-            raise SqlError("42883", "function generate_series takes two or three arguments",
-                           position=position_of(node))
+            raise SqlError(
+                "42883",
+                "function generate_series takes two or three arguments",
+                position=position_of(node),
+            )
         if args[0].type.code in ts.MOMENTS:
             first = [binder.coerce(a, ts.TIMESTAMP, "assignment") for a in args[:2]]
             step = binder.coerce(args[2], ts.INTERVAL, "implicit") if len(args) > 2 else None
@@ -565,8 +604,11 @@ class QueryBinder:
             ref = ts.INT8 if wanted is not None and wanted.code == T.INT8 else ts.INT4
             typed = [binder.coerce(arg, ref, "implicit", position_of(node)) for arg in args]
         if any(arg is None for arg in typed):
-            raise SqlError("42883", "function generate_series does not take these types",
-                           position=position_of(node))
+            raise SqlError(
+                "42883",
+                "function generate_series does not take these types",
+                position=position_of(node),
+            )
         source = self.context.alias()
         label = alias or name
         column = ScopeColumn(label, ColumnRef(ref, source, 0, label))
@@ -578,8 +620,12 @@ class QueryBinder:
         scope: Scope, name: str, columns: list[ScopeColumn], names: list[str], position: int
     ) -> None:
         if len(names) > len(columns):
-            raise SqlError("42P10", f'table "{name}" has {len(columns)} columns available but '
-                           f"{len(names)} columns specified", position=position)
+            raise SqlError(
+                "42P10",
+                f'table "{name}" has {len(columns)} columns available but '
+                f"{len(names)} columns specified",
+                position=position,
+            )
         renamed = [
             ScopeColumn(names[at] if at < len(names) else c.name, c.value, c.table_id, c.attnum)
             for at, c in enumerate(columns)
@@ -594,47 +640,52 @@ class QueryBinder:
         right = QueryBinder(self.context, self.ctes).query(
             node.args["expression"], parent, settle=False
         )
-        query = self._combine(kind, not node.args.get("distinct"), left, right,
-                              position_of(node))
+        query = self._combine(kind, not node.args.get("distinct"), left, right, position_of(node))
         order = node.args.get("order")
         if order is not None:
             query.order = [self._position_key(item, query.outputs) for item in order.expressions]
         self._limits(node, query)
         return query
 
-    def _position_key(
-        self, item: exp.Expression, outputs: list[Output]
-    ) -> tuple[int, bool, bool]:
+    def _position_key(self, item: exp.Expression, outputs: list[Output]) -> tuple[int, bool, bool]:
         names = [out.name for out in outputs]
         value = item.this
         if isinstance(value, exp.Literal) and str(value.this).isdigit():
             at = int(str(value.this)) - 1
             if not 0 <= at < len(outputs):
-                raise SqlError("42P10", f"ORDER BY position {at + 1} is not in select list",
-                               position=position_of(value))
+                raise SqlError(
+                    "42P10",
+                    f"ORDER BY position {at + 1} is not in select list",
+                    position=position_of(value),
+                )
         elif isinstance(value, exp.Column) and name_of(value.this) in names:
             at = names.index(name_of(value.this))
         else:
             raise SqlError(
-                "0A000", "invalid UNION/INTERSECT/EXCEPT ORDER BY clause",
+                "0A000",
+                "invalid UNION/INTERSECT/EXCEPT ORDER BY clause",
                 detail="Only result column names can be used, not expressions or functions.",
                 position=position_of(value),
             )
         return at, bool(item.args.get("desc")), bool(item.args.get("nulls_first"))
 
-    def _combine(
-        self, kind: str, all_: bool, left: Query, right: Query, position: int
-    ) -> SetQuery:
+    def _combine(self, kind: str, all_: bool, left: Query, right: Query, position: int) -> SetQuery:
         if len(left.outputs) != len(right.outputs):
-            raise SqlError("42601", f"each {kind.upper()} query must have the same number of "
-                           "columns", position=position)
+            raise SqlError(
+                "42601",
+                f"each {kind.upper()} query must have the same number of columns",
+                position=position,
+            )
         outputs = []
         for at, (one, two) in enumerate(zip(left.outputs, right.outputs, strict=True)):
             wanted = ts.common_type([one.value.type, two.value.type])
             if wanted is None:
-                raise SqlError("42804", f"{kind.upper()} types {ts.type_name(one.value.type)} and "
-                               f"{ts.type_name(two.value.type)} cannot be matched",
-                               position=position)
+                raise SqlError(
+                    "42804",
+                    f"{kind.upper()} types {ts.type_name(one.value.type)} and "
+                    f"{ts.type_name(two.value.type)} cannot be matched",
+                    position=position,
+                )
             if one.value.type.code != wanted.code:
                 left = self.converted(left, at, wanted)
             if two.value.type.code != wanted.code:
@@ -645,8 +696,10 @@ class QueryBinder:
     def _values(self, node: exp.Values, parent: Scope | None) -> ValuesQuery:
         binder = ExpressionBinder(self, Scope(parent=parent), "VALUES", windows=False)
         rows = [
-            [binder.bind(item) for item in (
-                row.expressions if isinstance(row, exp.Tuple) else [row])]
+            [
+                binder.bind(item)
+                for item in (row.expressions if isinstance(row, exp.Tuple) else [row])
+            ]
             for row in node.expressions
         ]
         if any(len(row) != len(rows[0]) for row in rows):
@@ -691,8 +744,9 @@ def output_name(node: exp.Expression) -> str:
     if isinstance(node, exp.Column):
         return name_of(node.this)
     if isinstance(node, exp.Cast):
-        inner = output_name(node.this)
-        return inner if inner != "?column?" else _cast_name(node)
+        inner = node.this.this if isinstance(node.this, exp.Paren) else node.this
+        named = isinstance(inner, (exp.Column, exp.Anonymous, exp.Case, exp.Window))
+        return output_name(inner) if named else _cast_name(node)
     if isinstance(node, exp.Anonymous):
         return str(node.this).lower()
     if isinstance(node, (exp.Window, exp.Filter, exp.Paren, exp.Collate)):
@@ -706,23 +760,47 @@ def output_name(node: exp.Expression) -> str:
         inner_select = node.this if isinstance(node, exp.Subquery) else node
         if isinstance(inner_select, exp.Select) and inner_select.expressions:
             first = inner_select.expressions[0]
-            return name_of(first.args["alias"]) if isinstance(first, exp.Alias) else (
-                output_name(first))
+            return (
+                name_of(first.args["alias"])
+                if isinstance(first, exp.Alias)
+                else (output_name(first))
+            )
     fixed = {
-        exp.Exists: "exists", exp.Boolean: "bool", exp.Extract: "extract",
-        exp.Substring: "substring", exp.Trim: "btrim", exp.StrPosition: "position",
-        exp.GroupConcat: "string_agg", exp.CurrentDate: "current_date", exp.Ceil: "ceil",
-        exp.Floor: "floor", exp.CurrentTimestamp: "current_timestamp", exp.Interval: "interval",
-        exp.Localtimestamp: "localtimestamp", exp.CurrentUser: "current_user",
-        exp.SessionUser: "session_user", exp.CurrentSchema: "current_schema",
-        exp.CurrentCatalog: "current_catalog", exp.AtTimeZone: "timezone", exp.Array: "array",
+        exp.Exists: "exists",
+        exp.Extract: "extract",
+        exp.Substring: "substring",
+        exp.Trim: "btrim",
+        exp.StrPosition: "position",
+        exp.GroupConcat: "string_agg",
+        exp.CurrentDate: "current_date",
+        exp.Ceil: "ceil",
+        exp.Floor: "floor",
+        exp.CurrentTimestamp: "current_timestamp",
+        exp.Interval: "interval",
+        exp.Localtimestamp: "localtimestamp",
+        exp.CurrentUser: "current_user",
+        exp.SessionUser: "session_user",
+        exp.CurrentSchema: "current_schema",
+        exp.CurrentCatalog: "current_catalog",
+        exp.AtTimeZone: "timezone",
+        exp.Array: "array",
     }
     return fixed.get(type(node), "?column?")
 
 
 def _cast_name(node: exp.Cast) -> str:
-    names = {T.INT2: "int2", T.INT4: "int4", T.INT8: "int8", T.FLOAT4: "float4",
-             T.FLOAT8: "float8", T.BOOL: "bool", T.VARCHAR: "varchar", T.BPCHAR: "bpchar",
-             T.TIMESTAMP: "timestamp", T.TIMESTAMPTZ: "timestamptz", T.TIME: "time"}
+    names = {
+        T.INT2: "int2",
+        T.INT4: "int4",
+        T.INT8: "int8",
+        T.FLOAT4: "float4",
+        T.FLOAT8: "float8",
+        T.BOOL: "bool",
+        T.VARCHAR: "varchar",
+        T.BPCHAR: "bpchar",
+        T.TIMESTAMP: "timestamp",
+        T.TIMESTAMPTZ: "timestamptz",
+        T.TIME: "time",
+    }
     ref = data_type(node.args["to"])
     return names.get(T(ref.code), ts.type_name(ref))

@@ -19,14 +19,33 @@ from coordinator.sql.tree import (
     WindowCall,
 )
 from shardb.errors import SqlError, unsupported
+from shardb.program import TypeRef
 from shardb.types import TypeCode as T
 
 if TYPE_CHECKING:
     from coordinator.sql.bind_expr import ExpressionBinder
 
 _FIELDS: Final = frozenset(
-    "year month day hour minute second quarter week dow doy isodow isoyear epoch decade century "
-    "millennium microseconds milliseconds".split()
+    [
+        "year",
+        "month",
+        "day",
+        "hour",
+        "minute",
+        "second",
+        "quarter",
+        "week",
+        "dow",
+        "doy",
+        "isodow",
+        "isoyear",
+        "epoch",
+        "decade",
+        "century",
+        "millennium",
+        "microseconds",
+        "milliseconds",
+    ]
 )
 NOW: Final = Parameter(ts.TIMESTAMPTZ, -1)
 
@@ -47,8 +66,11 @@ class Calls:
             inner = node.this
             name, _ = self._shape(inner)
             if not self._is_aggregate(name):
-                raise SqlError("42809", f"FILTER specified, but {name} is not an aggregate "
-                               "function", position=position_of(node))
+                raise SqlError(
+                    "42809",
+                    f"FILTER specified, but {name} is not an aggregate function",
+                    position=position_of(node),
+                )
             filter_ = self._nested(node.args["expression"].this, "FILTER")
         if isinstance(inner, exp.WithinGroup):
             raise unsupported("WITHIN GROUP")
@@ -59,8 +81,11 @@ class Calls:
         if self._is_aggregate(name):
             return self._aggregate(name, args, filter_, inner)
         if name in fn.WINDOW or name in fn.WINDOW_VALUE:
-            raise SqlError("42P20", f"window function {name} requires an OVER clause",
-                           position=position_of(node))
+            raise SqlError(
+                "42P20",
+                f"window function {name} requires an OVER clause",
+                position=position_of(node),
+            )
         return self.scalar(name, [self.binder.bind(arg) for arg in args], position_of(inner))
 
     def scalar(self, name: str, args: list[Expression], position: int) -> Expression:
@@ -77,7 +102,7 @@ class Calls:
             case "nullif":
                 if len(args) != 2:
                     raise self._missing(name, args, position)
-                left, right = self.binder.operators.comparable("=", *args, position)
+                left, right = self.binder.operators.comparable("=", args[0], args[1], position)
                 return Call(left.type, "nullif", (left, right))
             case "now" | "transaction_timestamp" | "statement_timestamp" | "clock_timestamp":
                 if args:
@@ -92,9 +117,7 @@ class Calls:
             case "current_setting":
                 raise unsupported("current_setting()")
         signatures = fn.FUNCTIONS.get(name) or fn.SYSTEM.get(name)
-        signature = (
-            fn.resolve(signatures, tuple(arg.type for arg in args)) if signatures else None
-        )
+        signature = fn.resolve(signatures, tuple(arg.type for arg in args)) if signatures else None
         if signature is None:
             raise self._missing(name, args, position)
         wanted = fn.expand(signature, len(args))
@@ -105,6 +128,8 @@ class Calls:
             assert one is not None
             converted.append(one)
         result = signature.result_type(tuple(arg.type for arg in converted))
+        if name in ("round", "trunc") and len(converted) == 2:
+            result = _rounded_type(result, converted[1])
         return Call(result, name, tuple(converted))
 
     def regclass(self, inner: Expression, position: int) -> Expression:
@@ -116,8 +141,9 @@ class Calls:
             schema = parts[0] if len(parts) > 1 else ""
             oid = self.binder.context.relation_oid(parts[-1], schema)
             if oid is None:
-                raise SqlError("42P01", f'relation "{inner.text}" does not exist',
-                               position=position)
+                raise SqlError(
+                    "42P01", f'relation "{inner.text}" does not exist', position=position
+                )
             return Literal(ts.INT8, str(oid))
         if inner.type.code in ts.INTEGERS:
             return inner
@@ -130,7 +156,8 @@ class Calls:
     def _missing(self, name: str, args: list[Expression], position: int) -> SqlError:
         types = ", ".join(ts.type_name(arg.type) for arg in args)
         return SqlError(
-            "42883", f"function {name}({types}) does not exist",
+            "42883",
+            f"function {name}({types}) does not exist",
             hint="No function matches the given name and argument types. You might need to add "
             "explicit type casts.",
             position=position,
@@ -149,9 +176,8 @@ class Calls:
             return str(node.this).lower(), list(node.expressions)
         if isinstance(node, exp.GroupConcat):
             return "string_agg", [node.this, node.args.get("separator") or exp.Null()]
-        simple = {exp.Ceil: "ceil", exp.Floor: "floor", exp.Initcap: "initcap"}.get(type(node))
-        if simple is not None:
-            return simple, [node.this]
+        if isinstance(node, (exp.Ceil, exp.Floor, exp.Initcap)):
+            return type(node).__name__.lower(), [node.this]
         if isinstance(node, exp.Chr):
             return "chr", list(node.expressions)
         return type(node).__name__.lower(), [
@@ -190,8 +216,11 @@ class Calls:
 
     def _extract(self, field: str, value: Expression, position: int) -> Expression:
         if field not in _FIELDS:
-            raise SqlError("22023", f'unit "{field}" not recognized for type '
-                           f"{ts.type_name(value.type)}", position=position)
+            raise SqlError(
+                "22023",
+                f'unit "{field}" not recognized for type {ts.type_name(value.type)}',
+                position=position,
+            )
         if value.type.code not in (*ts.MOMENTS, T.TIME, T.INTERVAL):
             raise SqlError(
                 "42883",
@@ -224,11 +253,13 @@ class Calls:
 
         position = position_of(node)
         if self.binder.clause == "an aggregate":
-            raise SqlError("42803", "aggregate function calls cannot be nested",
-                           position=position)
+            raise SqlError("42803", "aggregate function calls cannot be nested", position=position)
         if self.binder.clause:
-            raise SqlError("42803", f"aggregate functions are not allowed in "
-                           f"{self.binder.clause}", position=position)
+            raise SqlError(
+                "42803",
+                f"aggregate functions are not allowed in {self.binder.clause}",
+                position=position,
+            )
         inner = ExpressionBinder(
             self.binder.query, self.binder.scope, "an aggregate", windows=False
         )
@@ -269,8 +300,11 @@ class Calls:
         binder = self.binder
         position = position_of(node)
         if not binder.windows:
-            raise SqlError("42P20", f"window functions are not allowed in "
-                           f"{binder.clause or 'this place'}", position=position)
+            raise SqlError(
+                "42P20",
+                f"window functions are not allowed in {binder.clause or 'this place'}",
+                position=position,
+            )
         spec: exp.Expression = node
         if node.args.get("alias") is not None:
             name = node.args["alias"].name.lower()
@@ -308,14 +342,27 @@ class Calls:
         signature = fn.resolve(signatures, tuple(v.type for v in values)) if signatures else None
         if signature is None:
             if name in fn.FUNCTIONS:
-                raise SqlError("42809", f"OVER specified, but {name} is not a window function "
-                               "nor an aggregate function", position=position)
+                raise SqlError(
+                    "42809",
+                    f"OVER specified, but {name} is not a window function "
+                    "nor an aggregate function",
+                    position=position,
+                )
             raise self._missing(name, values, position)
         converted = [
             self.binder.coerce(value, target, "implicit", position) or value
             for value, target in zip(values, signature.args, strict=True)
         ]
         return Call(signature.result_type(()), name, tuple(converted))
+
+
+def _rounded_type(value: TypeRef, digits: Expression) -> TypeRef:
+    """round(numeric, n) has n digits after the point if n is a constant."""
+    if not isinstance(digits, Literal) or digits.text is None or value.code != T.NUMERIC:
+        return ts.NUMERIC
+    scale = min(max(int(digits.text), 0), 16)
+    precision, old = ts.numeric_shape(value)
+    return ts.numeric(min(38, precision - old + 1 + scale), scale)
 
 
 def _frame(spec: exp.Expression | None) -> str:
@@ -340,4 +387,3 @@ def _frame(spec: exp.Expression | None) -> str:
     if exclude is not None:
         raise unsupported("EXCLUDE in a window frame")
     return text.upper()
-

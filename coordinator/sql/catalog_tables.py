@@ -32,8 +32,14 @@ class VirtualTable:
     oid: int
 
 
-_ARROW: Final = {ts.INT8.code: pa.int64(), ts.TEXT.code: pa.string(), ts.BOOL.code: pa.bool_(),
-                 ts.INT2.code: pa.int16(), ts.INT4.code: pa.int32(), ts.FLOAT4.code: pa.float32()}
+_ARROW: Final = {
+    ts.INT8.code: pa.int64(),
+    ts.TEXT.code: pa.string(),
+    ts.BOOL.code: pa.bool_(),
+    ts.INT2.code: pa.int16(),
+    ts.INT4.code: pa.int32(),
+    ts.FLOAT4.code: pa.float32(),
+}
 _OID, _TEXT, _BOOL, _I2, _I4 = ts.INT8, ts.TEXT, ts.BOOL, ts.INT2, ts.INT4
 
 
@@ -45,17 +51,86 @@ def _pg_class(catalog: Catalog) -> list[tuple[Any, ...]]:
     rows: list[tuple[Any, ...]] = []
     for table in catalog.tables.values():
         visible = sum(not column.hidden for column in table.columns)
-        rows.append((table.id, table.name, NAMESPACES.get(table.schema, 2200), 0, 10, 2, 0, 0, 0,
-                     -1.0, not table.has_hidden_key, "p", "r", visible, 0, False, False, False,
-                     False, True, "d", False))
+        rows.append(
+            (
+                table.id,
+                table.name,
+                NAMESPACES.get(table.schema, 2200),
+                0,
+                10,
+                2,
+                0,
+                0,
+                0,
+                -1.0,
+                not table.has_hidden_key,
+                "p",
+                "r",
+                visible,
+                0,
+                False,
+                False,
+                False,
+                False,
+                True,
+                "d",
+                False,
+            )
+        )
         if not table.has_hidden_key:
-            rows.append((_index_oid(table.id), _key_name(table), 2200, 0, 10, 403, 0, 0, 0, -1.0,
-                         False, "p", "i", len(table.primary_key), 0, False, False, False, False,
-                         True, "n", False))
+            rows.append(
+                (
+                    _index_oid(table.id),
+                    _key_name(table),
+                    2200,
+                    0,
+                    10,
+                    403,
+                    0,
+                    0,
+                    0,
+                    -1.0,
+                    False,
+                    "p",
+                    "i",
+                    len(table.primary_key),
+                    0,
+                    False,
+                    False,
+                    False,
+                    False,
+                    True,
+                    "n",
+                    False,
+                )
+            )
     for virtual in TABLES.values():
-        rows.append((virtual.oid, virtual.name, NAMESPACES[virtual.schema], 0, 10, 2, 0, 0, 0,
-                     -1.0, False, "p", "r", len(virtual.columns), 0, False, False, False, False,
-                     True, "n", False))
+        rows.append(
+            (
+                virtual.oid,
+                virtual.name,
+                NAMESPACES[virtual.schema],
+                0,
+                10,
+                2,
+                0,
+                0,
+                0,
+                -1.0,
+                False,
+                "p",
+                "r",
+                len(virtual.columns),
+                0,
+                False,
+                False,
+                False,
+                False,
+                True,
+                "n",
+                False,
+            )
+        )
     return rows
 
 
@@ -73,13 +148,48 @@ def _pg_attribute(catalog: Catalog) -> list[tuple[Any, ...]]:
         for at, column in enumerate(table.columns):
             if column.hidden:
                 continue
-            rows.append((table.id, column.name, ts.oid_of(TypeRef(column.type_code)), -1, -1, at + 1,
-                         column.typmod, column.not_null, column.default is not None, "", "",
-                         False, 0, True, 0, 0))
+            rows.append(
+                (
+                    table.id,
+                    column.name,
+                    ts.oid_of(TypeRef(column.type_code)),
+                    -1,
+                    -1,
+                    at + 1,
+                    column.typmod,
+                    column.not_null,
+                    column.default is not None,
+                    "",
+                    "",
+                    False,
+                    0,
+                    True,
+                    0,
+                    0,
+                )
+            )
     for virtual in TABLES.values():
         for at, (name, ref) in enumerate(virtual.columns):
-            rows.append((virtual.oid, name, ts.oid_of(ref), -1, -1, at + 1, -1, False, False,
-                         "", "", False, 0, True, 0, 0))
+            rows.append(
+                (
+                    virtual.oid,
+                    name,
+                    ts.oid_of(ref),
+                    -1,
+                    -1,
+                    at + 1,
+                    -1,
+                    False,
+                    False,
+                    "",
+                    "",
+                    False,
+                    0,
+                    True,
+                    0,
+                    0,
+                )
+            )
     return rows
 
 
@@ -94,17 +204,49 @@ def _pg_attrdef(catalog: Catalog) -> list[tuple[Any, ...]]:
 
 def _pg_type(catalog: Catalog) -> list[tuple[Any, ...]]:
     return [
-        (t.oid, t.name, 11, 10, t.length, t.by_value, "b", t.category, True, ",", 0, 0,
-         t.array_oid, 0, -1, 0)
+        (
+            t.oid,
+            t.name,
+            11,
+            10,
+            t.length,
+            t.by_value,
+            "b",
+            t.category,
+            True,
+            ",",
+            0,
+            0,
+            t.array_oid,
+            0,
+            -1,
+            0,
+        )
         for t in TYPES_TABLE.values()
     ]
 
 
 def _pg_index(catalog: Catalog) -> list[tuple[Any, ...]]:
     return [
-        (_index_oid(table.id), table.id, len(table.primary_key), len(table.primary_key), True,
-         False, True, False, True, False, True, True, True, False,
-         " ".join(str(at + 1) for at in table.primary_key), None, None)
+        (
+            _index_oid(table.id),
+            table.id,
+            len(table.primary_key),
+            len(table.primary_key),
+            True,
+            False,
+            True,
+            False,
+            True,
+            False,
+            True,
+            True,
+            True,
+            False,
+            " ".join(str(at + 1) for at in table.primary_key),
+            None,
+            None,
+        )
         for table in catalog.tables.values()
         if not table.has_hidden_key
     ]
@@ -112,8 +254,20 @@ def _pg_index(catalog: Catalog) -> list[tuple[Any, ...]]:
 
 def _pg_constraint(catalog: Catalog) -> list[tuple[Any, ...]]:
     return [
-        (2_000_000_000 + table.id, _key_name(table), 2200, "p", False, False, True, table.id, 0,
-         _index_oid(table.id), 0, 0)
+        (
+            2_000_000_000 + table.id,
+            _key_name(table),
+            2200,
+            "p",
+            False,
+            False,
+            True,
+            table.id,
+            0,
+            _index_oid(table.id),
+            0,
+            0,
+        )
         for table in catalog.tables.values()
         if not table.has_hidden_key
     ]
@@ -147,18 +301,37 @@ def _columns(catalog: Catalog) -> list[tuple[Any, ...]]:
             if column.hidden:
                 continue
             ref = TypeRef(column.type_code, column.typmod)
-            shape = ts.numeric_shape(ref) if ref.code == ts.NUMERIC.code and ref.typmod >= 0 else (
-                None, None)
+            shape = (
+                ts.numeric_shape(ref)
+                if ref.code == ts.NUMERIC.code and ref.typmod >= 0
+                else (None, None)
+            )
             length = ref.typmod - 4 if ref.code in ts.STRINGS and ref.typmod > 0 else None
-            rows.append(("shardb", table.schema, table.name, column.name, at + 1, column.default,
-                         "NO" if column.not_null else "YES", ts.type_name(ref), length, *shape,
-                         TYPES_TABLE[TypeCode(ref.code)].name))
+            rows.append(
+                (
+                    "shardb",
+                    table.schema,
+                    table.name,
+                    column.name,
+                    at + 1,
+                    column.default,
+                    "NO" if column.not_null else "YES",
+                    ts.type_name(ref),
+                    length,
+                    *shape,
+                    TYPES_TABLE[TypeCode(ref.code)].name,
+                )
+            )
     return rows
 
 
 def _table(
-    table_oid: int, schema: str, table_name: str,
-    rows: Callable[[Catalog], list[tuple[Any, ...]]], /, **columns: TypeRef,
+    table_oid: int,
+    schema: str,
+    table_name: str,
+    rows: Callable[[Catalog], list[tuple[Any, ...]]],
+    /,
+    **columns: TypeRef,
 ) -> VirtualTable:
     return VirtualTable(table_name, schema, tuple(columns.items()), rows, table_oid)
 
@@ -168,56 +341,214 @@ TABLES: Final[dict[str, VirtualTable]] = {
     table.name: table
     for table in (
         _table(2615, _P, "pg_namespace", _pg_namespace, oid=_OID, nspname=_TEXT, nspowner=_OID),
-        _table(1259, _P, "pg_class", _pg_class, oid=_OID, relname=_TEXT, relnamespace=_OID,
-               reltype=_OID, relowner=_OID, relam=_OID, reltablespace=_OID, reloftype=_OID,
-               relpages=_I4, reltuples=ts.FLOAT4, relhasindex=_BOOL, relpersistence=_TEXT,
-               relkind=_TEXT, relnatts=_I2, relchecks=_I2, relhasrules=_BOOL,
-               relhastriggers=_BOOL, relrowsecurity=_BOOL, relforcerowsecurity=_BOOL,
-               relispopulated=_BOOL, relreplident=_TEXT, relispartition=_BOOL),
-        _table(1249, _P, "pg_attribute", _pg_attribute, attrelid=_OID, attname=_TEXT,
-               atttypid=_OID, attstattarget=_I4, attlen=_I2, attnum=_I2, atttypmod=_I4,
-               attnotnull=_BOOL, atthasdef=_BOOL, attidentity=_TEXT, attgenerated=_TEXT,
-               attisdropped=_BOOL, attinhcount=_I4, attislocal=_BOOL, attcollation=_OID,
-               attndims=_I4),
-        _table(2604, _P, "pg_attrdef", _pg_attrdef, oid=_OID, adrelid=_OID, adnum=_I2,
-               adbin=_TEXT),
-        _table(1247, _P, "pg_type", _pg_type, oid=_OID, typname=_TEXT, typnamespace=_OID,
-               typowner=_OID, typlen=_I2, typbyval=_BOOL, typtype=_TEXT, typcategory=_TEXT,
-               typisdefined=_BOOL, typdelim=_TEXT, typrelid=_OID, typelem=_OID, typarray=_OID,
-               typbasetype=_OID, typtypmod=_I4, typcollation=_OID),
-        _table(2610, _P, "pg_index", _pg_index, indexrelid=_OID, indrelid=_OID, indnatts=_I2,
-               indnkeyatts=_I2, indisunique=_BOOL, indnullsnotdistinct=_BOOL, indisprimary=_BOOL,
-               indisexclusion=_BOOL, indimmediate=_BOOL, indisclustered=_BOOL, indisvalid=_BOOL,
-               indisready=_BOOL, indislive=_BOOL, indisreplident=_BOOL, indkey=_TEXT,
-               indexprs=_TEXT, indpred=_TEXT),
-        _table(2606, _P, "pg_constraint", _pg_constraint, oid=_OID, conname=_TEXT,
-               connamespace=_OID, contype=_TEXT, condeferrable=_BOOL, condeferred=_BOOL,
-               convalidated=_BOOL, conrelid=_OID, contypid=_OID, conindid=_OID, conparentid=_OID,
-               confrelid=_OID),
-        _table(1262, _P, "pg_database", _pg_database, oid=_OID, datname=_TEXT, datdba=_OID,
-               encoding=_I4, datcollate=_TEXT, datctype=_TEXT, datistemplate=_BOOL,
-               datallowconn=_BOOL, datconnlimit=_I4),
-        _table(3350, _P, "pg_partitioned_table", _none, partrelid=_OID, partstrat=_TEXT,
-               partnatts=_I2, partdefid=_OID),
-        _table(2611, _P, "pg_inherits", _none, inhrelid=_OID, inhparent=_OID, inhseqno=_I4,
-               inhdetachpending=_BOOL),
+        _table(
+            1259,
+            _P,
+            "pg_class",
+            _pg_class,
+            oid=_OID,
+            relname=_TEXT,
+            relnamespace=_OID,
+            reltype=_OID,
+            relowner=_OID,
+            relam=_OID,
+            reltablespace=_OID,
+            reloftype=_OID,
+            relpages=_I4,
+            reltuples=ts.FLOAT4,
+            relhasindex=_BOOL,
+            relpersistence=_TEXT,
+            relkind=_TEXT,
+            relnatts=_I2,
+            relchecks=_I2,
+            relhasrules=_BOOL,
+            relhastriggers=_BOOL,
+            relrowsecurity=_BOOL,
+            relforcerowsecurity=_BOOL,
+            relispopulated=_BOOL,
+            relreplident=_TEXT,
+            relispartition=_BOOL,
+        ),
+        _table(
+            1249,
+            _P,
+            "pg_attribute",
+            _pg_attribute,
+            attrelid=_OID,
+            attname=_TEXT,
+            atttypid=_OID,
+            attstattarget=_I4,
+            attlen=_I2,
+            attnum=_I2,
+            atttypmod=_I4,
+            attnotnull=_BOOL,
+            atthasdef=_BOOL,
+            attidentity=_TEXT,
+            attgenerated=_TEXT,
+            attisdropped=_BOOL,
+            attinhcount=_I4,
+            attislocal=_BOOL,
+            attcollation=_OID,
+            attndims=_I4,
+        ),
+        _table(2604, _P, "pg_attrdef", _pg_attrdef, oid=_OID, adrelid=_OID, adnum=_I2, adbin=_TEXT),
+        _table(
+            1247,
+            _P,
+            "pg_type",
+            _pg_type,
+            oid=_OID,
+            typname=_TEXT,
+            typnamespace=_OID,
+            typowner=_OID,
+            typlen=_I2,
+            typbyval=_BOOL,
+            typtype=_TEXT,
+            typcategory=_TEXT,
+            typisdefined=_BOOL,
+            typdelim=_TEXT,
+            typrelid=_OID,
+            typelem=_OID,
+            typarray=_OID,
+            typbasetype=_OID,
+            typtypmod=_I4,
+            typcollation=_OID,
+        ),
+        _table(
+            2610,
+            _P,
+            "pg_index",
+            _pg_index,
+            indexrelid=_OID,
+            indrelid=_OID,
+            indnatts=_I2,
+            indnkeyatts=_I2,
+            indisunique=_BOOL,
+            indnullsnotdistinct=_BOOL,
+            indisprimary=_BOOL,
+            indisexclusion=_BOOL,
+            indimmediate=_BOOL,
+            indisclustered=_BOOL,
+            indisvalid=_BOOL,
+            indisready=_BOOL,
+            indislive=_BOOL,
+            indisreplident=_BOOL,
+            indkey=_TEXT,
+            indexprs=_TEXT,
+            indpred=_TEXT,
+        ),
+        _table(
+            2606,
+            _P,
+            "pg_constraint",
+            _pg_constraint,
+            oid=_OID,
+            conname=_TEXT,
+            connamespace=_OID,
+            contype=_TEXT,
+            condeferrable=_BOOL,
+            condeferred=_BOOL,
+            convalidated=_BOOL,
+            conrelid=_OID,
+            contypid=_OID,
+            conindid=_OID,
+            conparentid=_OID,
+            confrelid=_OID,
+        ),
+        _table(
+            1262,
+            _P,
+            "pg_database",
+            _pg_database,
+            oid=_OID,
+            datname=_TEXT,
+            datdba=_OID,
+            encoding=_I4,
+            datcollate=_TEXT,
+            datctype=_TEXT,
+            datistemplate=_BOOL,
+            datallowconn=_BOOL,
+            datconnlimit=_I4,
+        ),
+        _table(
+            3350,
+            _P,
+            "pg_partitioned_table",
+            _none,
+            partrelid=_OID,
+            partstrat=_TEXT,
+            partnatts=_I2,
+            partdefid=_OID,
+        ),
+        _table(
+            2611,
+            _P,
+            "pg_inherits",
+            _none,
+            inhrelid=_OID,
+            inhparent=_OID,
+            inhseqno=_I4,
+            inhdetachpending=_BOOL,
+        ),
         _table(2601, _P, "pg_am", _pg_am, oid=_OID, amname=_TEXT, amtype=_TEXT),
-        _table(1260, _P, "pg_roles", _pg_roles, oid=_OID, rolname=_TEXT, rolsuper=_BOOL,
-               rolinherit=_BOOL, rolcreaterole=_BOOL, rolcreatedb=_BOOL, rolcanlogin=_BOOL),
-        _table(2609, _P, "pg_description", _none, objoid=_OID, classoid=_OID, objsubid=_I4,
-               description=_TEXT),
+        _table(
+            1260,
+            _P,
+            "pg_roles",
+            _pg_roles,
+            oid=_OID,
+            rolname=_TEXT,
+            rolsuper=_BOOL,
+            rolinherit=_BOOL,
+            rolcreaterole=_BOOL,
+            rolcreatedb=_BOOL,
+            rolcanlogin=_BOOL,
+        ),
+        _table(
+            2609,
+            _P,
+            "pg_description",
+            _none,
+            objoid=_OID,
+            classoid=_OID,
+            objsubid=_I4,
+            description=_TEXT,
+        ),
         _table(3456, _P, "pg_collation", _none, oid=_OID, collname=_TEXT, collnamespace=_OID),
         _table(1255, _P, "pg_proc", _none, oid=_OID, proname=_TEXT, pronamespace=_OID),
         _table(2620, _P, "pg_trigger", _none, oid=_OID, tgrelid=_OID, tgname=_TEXT),
         _table(3256, _P, "pg_policy", _none, oid=_OID, polname=_TEXT, polrelid=_OID),
         _table(6104, _P, "pg_publication", _none, oid=_OID, pubname=_TEXT, puballtables=_BOOL),
         _table(12000, _P, "pg_settings", _none, name=_TEXT, setting=_TEXT, category=_TEXT),
-        _table(13001, _IS, "tables", _tables, table_catalog=_TEXT, table_schema=_TEXT,
-               table_name=_TEXT, table_type=_TEXT, is_insertable_into=_TEXT),
-        _table(13002, _IS, "columns", _columns, table_catalog=_TEXT, table_schema=_TEXT,
-               table_name=_TEXT, column_name=_TEXT, ordinal_position=_I4, column_default=_TEXT,
-               is_nullable=_TEXT, data_type=_TEXT, character_maximum_length=_I4,
-               numeric_precision=_I4, numeric_scale=_I4, udt_name=_TEXT),
+        _table(
+            13001,
+            _IS,
+            "tables",
+            _tables,
+            table_catalog=_TEXT,
+            table_schema=_TEXT,
+            table_name=_TEXT,
+            table_type=_TEXT,
+            is_insertable_into=_TEXT,
+        ),
+        _table(
+            13002,
+            _IS,
+            "columns",
+            _columns,
+            table_catalog=_TEXT,
+            table_schema=_TEXT,
+            table_name=_TEXT,
+            column_name=_TEXT,
+            ordinal_position=_I4,
+            column_default=_TEXT,
+            is_nullable=_TEXT,
+            data_type=_TEXT,
+            character_maximum_length=_I4,
+            numeric_precision=_I4,
+            numeric_scale=_I4,
+            udt_name=_TEXT,
+        ),
     )
 }
 

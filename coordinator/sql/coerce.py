@@ -73,12 +73,16 @@ def parse_literal(text: str, target: TypeRef, position: int) -> Literal:
     try:
         normal = text_to_text(target.code, -1, text.encode()).decode()
     except CoreError as error:
-        raise SqlError(error.sqlstate, error.message, detail=error.detail,
-                       position=position) from None
+        raise SqlError(
+            error.sqlstate, error.message, detail=error.detail, position=position
+        ) from None
     code = T(target.code)
     if code == T.NUMERIC:
-        return Literal(natural_numeric(text.strip()), text.strip()) if _PLAIN.fullmatch(
-            text.strip()) else Literal(natural_numeric(normal), normal)
+        return (
+            Literal(natural_numeric(text.strip()), text.strip())
+            if _PLAIN.fullmatch(text.strip())
+            else Literal(natural_numeric(normal), normal)
+        )
     if code == T.BOOL:
         return Literal(ts.BOOL, "true" if normal.startswith("t") else "false")
     if code in (*ts.STRINGS, T.JSON):

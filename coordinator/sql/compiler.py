@@ -73,8 +73,11 @@ class Compiler:
             del tokens[-2]
         for token in tokens:
             if token.kind == "punctuation" and token.text == ";":
-                raise SqlError("42601", "cannot insert multiple commands into a prepared "
-                               "statement", position=token.start + 1)
+                raise SqlError(
+                    "42601",
+                    "cannot insert multiple commands into a prepared statement",
+                    position=token.start + 1,
+                )
         context = Context(self.catalog, text, [ts.from_oid(oid) for oid in param_types])
         context.user = self.user
         try:
@@ -165,4 +168,3 @@ class Compiler:
         plan = self._plan(context, tokens[cursor.at :])
         columns = (OutColumn("QUERY PLAN", ts.TEXT),)
         return UtilityPlan("explain", (plan, analyze), "EXPLAIN", columns)
-

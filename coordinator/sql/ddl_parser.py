@@ -20,12 +20,18 @@ from coordinator.sql.lexer import Cursor, syntax_error, tokenize
 from shardb.errors import SqlError, unsupported
 from shardb.limits import COLUMNS_MAX
 from shardb.meta.descriptors import Column
+from shardb.program import TypeRef
 from shardb.types import TypeCode as T
 
 _TWO_WORDS: Final = {"double": "precision", "character": "varying"}
-_REFUSED: Final = {"unique": "UNIQUE constraints", "check": "CHECK constraints",
-                   "references": "foreign keys", "foreign": "foreign keys",
-                   "exclude": "EXCLUDE constraints", "generated": "generated columns"}
+_REFUSED: Final = {
+    "unique": "UNIQUE constraints",
+    "check": "CHECK constraints",
+    "references": "foreign keys",
+    "foreign": "foreign keys",
+    "exclude": "EXCLUDE constraints",
+    "generated": "generated columns",
+}
 
 
 def parse_create(cursor: Cursor, context: Context) -> UtilityPlan:
@@ -61,8 +67,9 @@ def parse_create(cursor: Cursor, context: Context) -> UtilityPlan:
         cursor.expect("oids")
     if cursor.accept("tablespace"):
         cursor.identifier()
-    return UtilityPlan("create_table", (table.finish(schema, if_not_exists, options),),
-                       "CREATE TABLE")
+    return UtilityPlan(
+        "create_table", (table.finish(schema, if_not_exists, options),), "CREATE TABLE"
+    )
 
 
 class _Table:
@@ -87,8 +94,10 @@ class _Table:
             cursor.expect("primary", "key")
             self._set_key(_column_list(cursor), constraint)
             return
-        if cursor.token.kind == "word" and cursor.token.value in _REFUSED and (
-            constraint or cursor.peek().text == "(" or cursor.token.value == "foreign"
+        if (
+            cursor.token.kind == "word"
+            and cursor.token.value in _REFUSED
+            and (constraint or cursor.peek().text == "(" or cursor.token.value == "foreign")
         ):
             raise unsupported(_REFUSED[cursor.token.value])
         if cursor.token.is_word("like"):
@@ -102,8 +111,7 @@ class _Table:
         position = cursor.token.start + 1
         name = cursor.identifier()
         if any(column.name == name for column in self.columns):
-            raise SqlError("42701", f'column "{name}" specified more than once',
-                           position=position)
+            raise SqlError("42701", f'column "{name}" specified more than once', position=position)
         ref = parse_type(cursor)
         not_null, default = False, None
         while True:
@@ -118,14 +126,26 @@ class _Table:
                 self._set_key((name,), constraint)
             elif cursor.accept("default"):
                 start, end = cursor.balanced(
-                    (",", ")"), ("not", "null", "primary", "constraint", "unique", "check",
-                                 "references", "generated", "collate"))
+                    (",", ")"),
+                    (
+                        "not",
+                        "null",
+                        "primary",
+                        "constraint",
+                        "unique",
+                        "check",
+                        "references",
+                        "generated",
+                        "collate",
+                    ),
+                )
                 default = cursor.text[start:end]
             elif cursor.accept("collate"):
                 collation = cursor.qualified_name()[1]
                 if collation not in ("C", "POSIX", "default"):
-                    raise SqlError("42704", f'collation "{collation}" for encoding "UTF8" does '
-                                   "not exist")
+                    raise SqlError(
+                        "42704", f'collation "{collation}" for encoding "UTF8" does not exist'
+                    )
             elif cursor.token.kind == "word" and cursor.token.value in _REFUSED:
                 raise unsupported(_REFUSED[cursor.token.value])
             elif constraint:
@@ -135,13 +155,15 @@ class _Table:
         if default is not None:
             # Binding it now reports a wrong type or function when the table is made.
             DmlBinder(Context(self.context.catalog, default, [])).default(
-                Column(0, name, ref.code, ref.typmod, not_null, default))
+                Column(0, name, ref.code, ref.typmod, not_null, default)
+            )
         self.columns.append(ColumnSpec(name, ref.code, ref.typmod, not_null, default))
 
     def _set_key(self, names: tuple[str, ...], constraint: str) -> None:
         if self.key:
-            raise SqlError("42P16", f'multiple primary keys for table "{self.name}" are not '
-                           "allowed")
+            raise SqlError(
+                "42P16", f'multiple primary keys for table "{self.name}" are not allowed'
+            )
         self.key, self.key_name = names, constraint
 
     def finish(self, schema: str, if_not_exists: bool, options: dict[str, str]) -> CreateTable:
@@ -153,8 +175,7 @@ class _Table:
             if name not in names:
                 raise SqlError("42703", f'column "{name}" named in key does not exist')
             if name in self.key[:at]:
-                raise SqlError("42701", f'column "{name}" appears twice in primary key '
-                               "constraint")
+                raise SqlError("42701", f'column "{name}" appears twice in primary key constraint')
         columns = tuple(
             ColumnSpec(c.name, c.type_code, c.typmod, c.not_null or c.name in self.key, c.default)
             for c in self.columns
@@ -166,14 +187,19 @@ class _Table:
         if split_at and not self.key:
             raise SqlError("22023", "split_at needs a primary key")
         return CreateTable(
-            name=self.name, schema=schema, columns=columns, primary_key=self.key,
-            primary_key_name=self.key_name, if_not_exists=if_not_exists,
+            name=self.name,
+            schema=schema,
+            columns=columns,
+            primary_key=self.key,
+            primary_key_name=self.key_name,
+            if_not_exists=if_not_exists,
             split_at=split_points(split_at) if split_at else (),
-            colocate_with=options.pop("colocate_with", ""), options=options,
+            colocate_with=options.pop("colocate_with", ""),
+            options=options,
         )
 
 
-def parse_type(cursor: Cursor) -> ts.TypeRef:
+def parse_type(cursor: Cursor) -> TypeRef:
     """A type name with modifiers."""
     position = cursor.token.start + 1
     name = cursor.identifier()
@@ -309,8 +335,9 @@ def parse_alter(cursor: Cursor, context: Context) -> UtilityPlan:
             columns = _column_list(cursor)
             if context.catalog.lookup(name.name, name.schema) is None:
                 raise SqlError("42P01", f'relation "{name}" does not exist')
-            return UtilityPlan("add_primary_key", (AddPrimaryKey(name, columns, constraint),),
-                               "ALTER TABLE")
+            return UtilityPlan(
+                "add_primary_key", (AddPrimaryKey(name, columns, constraint),), "ALTER TABLE"
+            )
     raise unsupported("this form of ALTER TABLE")
 
 

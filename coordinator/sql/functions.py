@@ -15,8 +15,39 @@ from shardb.program import TypeRef
 from shardb.types import TypeCode as T
 
 PROGRAM_OPERATORS: Final = frozenset(
-    "= <> < <= > >= + - * / % neg and or not is_null is_not_null is_distinct is_not_distinct cast "
-    "coalesce nullif case || like ilike in lower upper length abs".split()
+    [
+        "=",
+        "<>",
+        "<",
+        "<=",
+        ">",
+        ">=",
+        "+",
+        "-",
+        "*",
+        "/",
+        "%",
+        "neg",
+        "and",
+        "or",
+        "not",
+        "is_null",
+        "is_not_null",
+        "is_distinct",
+        "is_not_distinct",
+        "cast",
+        "coalesce",
+        "nullif",
+        "case",
+        "||",
+        "like",
+        "ilike",
+        "in",
+        "lower",
+        "upper",
+        "length",
+        "abs",
+    ]
 )
 
 ResultRule = TypeRef | Callable[[tuple[TypeRef, ...]], TypeRef]
@@ -85,8 +116,11 @@ FUNCTIONS: Final[dict[str, list[Signature]]] = {
     ],
     "power": [
         Signature((ts.FLOAT8, ts.FLOAT8), ts.FLOAT8, "power({0}, {1})"),
-        Signature((ts.NUMERIC, ts.NUMERIC), ts.NUMERIC,
-                  "CAST(power(CAST({0} AS DOUBLE), CAST({1} AS DOUBLE)) AS DECIMAL(38,16))"),
+        Signature(
+            (ts.NUMERIC, ts.NUMERIC),
+            ts.NUMERIC,
+            "CAST(power(CAST({0} AS DOUBLE), CAST({1} AS DOUBLE)) AS DECIMAL(38,16))",
+        ),
     ],
     "sqrt": [
         *_f8("sqrt"),
@@ -117,8 +151,6 @@ FUNCTIONS: Final[dict[str, list[Signature]]] = {
     "chr": [Signature((_I,), _T, "chr({0})")],
     "reverse": _text1("reverse({0})"),
     "md5": _text1("md5({0})"),
-    "initcap": _text1("initcap({0})"),
-    "quote_ident": _text1("{0}"),
     "btrim": [Signature((_T,), _T, "trim({0}, ' ')"), Signature((_T, _T), _T, "trim({0}, {1})")],
     "ltrim": [Signature((_T,), _T, "ltrim({0}, ' ')"), Signature((_T, _T), _T, "ltrim({0}, {1})")],
     "rtrim": [Signature((_T,), _T, "rtrim({0}, ' ')"), Signature((_T, _T), _T, "rtrim({0}, {1})")],
@@ -160,8 +192,9 @@ FUNCTIONS: Final[dict[str, list[Signature]]] = {
         Signature((_T, ts.TIME), ts.FLOAT8, _DATE_PART),
     ],
     "date_trunc": [
-        Signature((_T, ts.TIMESTAMPTZ), ts.TIMESTAMPTZ,
-                  "CAST(date_trunc({0}, {1}) AS TIMESTAMPTZ)"),
+        Signature(
+            (_T, ts.TIMESTAMPTZ), ts.TIMESTAMPTZ, "CAST(date_trunc({0}, {1}) AS TIMESTAMPTZ)"
+        ),
         Signature((_T, ts.TIMESTAMP), ts.TIMESTAMP, "CAST(date_trunc({0}, {1}) AS TIMESTAMP)"),
     ],
     "make_date": [Signature((_I, _I, _I), ts.DATE, "make_date({0}, {1}, {2})")],
@@ -170,9 +203,7 @@ FUNCTIONS: Final[dict[str, list[Signature]]] = {
         Signature((ts.TIMESTAMP, ts.TIMESTAMP), ts.INTERVAL, "age({0}, {1})"),
     ],
     "to_timestamp": [Signature((ts.FLOAT8,), ts.TIMESTAMPTZ, "to_timestamp({0})")],
-    "gen_random_uuid": [
-        Signature((), ts.UUID, "unhex(replace(CAST(uuid() AS VARCHAR), '-', ''))")
-    ],
+    "gen_random_uuid": [Signature((), ts.UUID, "unhex(replace(CAST(uuid() AS VARCHAR), '-', ''))")],
     "row_number": [Signature((), ts.INT8, "row_number()")],
 }
 FUNCTIONS["ceiling"] = FUNCTIONS["ceil"]

@@ -17,7 +17,7 @@ from shardb.program import TypeRef
 
 
 def check_grouping(query: SelectQuery, scope: Scope) -> None:
-    """Raises 42803 for an ungrouped column; adds to the grouping what the primary key determines."""
+    """Raises 42803 for an ungrouped column; groups also by what a primary key determines."""
     own = {
         relation.alias
         for relation in (relations(query.source) if query.source is not None else ())
@@ -73,8 +73,6 @@ def _columns(node: Expression) -> list[ColumnRef]:
     return [found for child in children(node) for found in _columns(child)]
 
 
-
-
 def _check(node: Expression, grouped: set[Expression], own: set[str], scope: Scope) -> None:
     if node in grouped or isinstance(node, AggregateCall):
         return
@@ -85,8 +83,9 @@ def _check(node: Expression, grouped: set[Expression], own: set[str], scope: Sco
     if isinstance(node, SubqueryCall):
         for inner in all_expressions(node.query):
             if isinstance(inner, ColumnRef) and inner.source in own and inner not in grouped:
-                raise SqlError("42803", f'subquery uses ungrouped column "{inner.label}" from '
-                               "outer query")
+                raise SqlError(
+                    "42803", f'subquery uses ungrouped column "{inner.label}" from outer query'
+                )
     for child in children(node):
         _check(child, grouped, own, scope)
 
@@ -97,5 +96,7 @@ def _ungrouped(node: ColumnRef, scope: Scope) -> SqlError:
         if any(column.value == node for column in relation.columns):
             name = f"{relation.name}.{node.label}" if relation.name else node.label
             break
-    return SqlError("42803", f'column "{name}" must appear in the GROUP BY clause or be used in '
-                    "an aggregate function")
+    return SqlError(
+        "42803",
+        f'column "{name}" must appear in the GROUP BY clause or be used in an aggregate function',
+    )

@@ -1,4 +1,4 @@
-"""PostgreSQL's lexical structure (manual, section 4.1): splitting query strings and reading utilities.
+"""PostgreSQL's lexical structure (manual, 4.1): splitting query strings, reading utilities.
 
 Queries are parsed by sqlglot; this lexer serves what sqlglot does not know as PostgreSQL has it:
 statement boundaries, SET, COPY, DDL, and the token an error message names.
@@ -54,7 +54,7 @@ class Token:
 
 
 def tokenize(text: str) -> list[Token]:
-    """All tokens of `text` and an `end` token; comments and spaces are dropped. 42601 on trouble."""
+    """All tokens of `text` and an `end` token, without comments and spaces; 42601 on trouble."""
     tokens: list[Token] = []
     at = 0
     while at < len(text):
@@ -149,8 +149,9 @@ def _unterminated(text: str, at: int) -> NoReturn:
     if text[at + 1 : at + 2] == "'" and first in "eExXbB":
         first = "'"
     if first in what and not (first == "$" and text.count("$", at) == 1):
-        raise SqlError("42601", f'unterminated {what[first]} at or near "{text[at:]}"',
-                       position=at + 1)
+        raise SqlError(
+            "42601", f'unterminated {what[first]} at or near "{text[at:]}"', position=at + 1
+        )
     raise SqlError("42601", f'syntax error at or near "{text[at]}"', position=at + 1)
 
 

@@ -32,8 +32,14 @@ class Operators:
             left, right = self.comparable(op, left, right, position)
             return Call(ts.BOOL, op, (left, right))
         if op in MATCHES:
-            return Call(ts.BOOL, op, (self._text(op, left, right, left, position),
-                                      self._text(op, left, right, right, position)))
+            return Call(
+                ts.BOOL,
+                op,
+                (
+                    self._text(op, left, right, left, position),
+                    self._text(op, left, right, right, position),
+                ),
+            )
         if op == "||":
             return self._concatenate(left, right, position)
         return self._arithmetic(op, left, right, position)
@@ -43,10 +49,16 @@ class Operators:
         if operand.type.code == T.UNKNOWN:
             operand = self._must(operand, ts.FLOAT8, position)
         if operand.type.code not in ts.NUMBERS and operand.type.code != T.INTERVAL:
-            raise SqlError("42883", f"operator does not exist: - {ts.type_name(operand.type)}",
-                           hint=_HINT, position=position)
-        if isinstance(operand, Literal) and operand.text is not None and (
-            operand.type.code in ts.NUMBERS
+            raise SqlError(
+                "42883",
+                f"operator does not exist: - {ts.type_name(operand.type)}",
+                hint=_HINT,
+                position=position,
+            )
+        if (
+            isinstance(operand, Literal)
+            and operand.text is not None
+            and (operand.type.code in ts.NUMBERS)
         ):
             text = operand.text[1:] if operand.text.startswith("-") else "-" + operand.text
             return Literal(_negated_type(operand.type, text), text)
@@ -82,8 +94,7 @@ class Operators:
         """42883 as PostgreSQL words it."""
         shown = {"like": "~~", "ilike": "~~*", "is_distinct": "=", "is_not_distinct": "="}
         names = f"{ts.type_name(left.type)} {shown.get(op, op)} {ts.type_name(right.type)}"
-        return SqlError("42883", f"operator does not exist: {names}", hint=_HINT,
-                        position=position)
+        return SqlError("42883", f"operator does not exist: {names}", hint=_HINT, position=position)
 
     def _must(self, node: Expression, target: TypeRef, position: int) -> Expression:
         converted = self._coerce(node, target, "implicit", position)
@@ -118,9 +129,13 @@ class Operators:
     ) -> Expression:
         a, b = left.type.code, right.type.code
         if a == T.UNKNOWN and b == T.UNKNOWN:
-            raise SqlError("42725", f"operator is not unique: unknown {op} unknown",
-                           hint="Could not choose a best candidate operator. You might need to "
-                           "add explicit type casts.", position=position)
+            raise SqlError(
+                "42725",
+                f"operator is not unique: unknown {op} unknown",
+                hint="Could not choose a best candidate operator. You might need to "
+                "add explicit type casts.",
+                position=position,
+            )
         if a == T.UNKNOWN:
             left = self._guess(op, left, right, position)
         elif b == T.UNKNOWN:
@@ -130,9 +145,7 @@ class Operators:
             return self._numbers(op, left, right, position)
         return self._moments(op, left, right, position)
 
-    def _guess(
-        self, op: str, node: Expression, other: Expression, position: int
-    ) -> Expression:
+    def _guess(self, op: str, node: Expression, other: Expression, position: int) -> Expression:
         code = other.type.code
         if code in ts.MOMENTS and op in "+-" and isinstance(node, Literal):
             text = (node.text or "").strip()
@@ -153,9 +166,8 @@ class Operators:
             target = ts.NUMERIC if shape.code == T.NUMERIC else ts.FLOAT8
             args = tuple(self._must(side, target, position) for side in (left, right))
             return Call(target, "power", args)
-        if op in "&|#" or op in ("<<", ">>"):
-            if shape.code not in ts.INTEGERS:
-                raise self.missing(op, left, right, position)
+        if (op in "&|#" or op in ("<<", ">>")) and shape.code not in ts.INTEGERS:
+            raise self.missing(op, left, right, position)
         wanted = TypeRef(shape.code)
         left = self._must(left, wanted, position)
         right = self._must(right, wanted, position)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, ClassVar, Final
 
 import sqlglot
 from sqlglot import exp
@@ -16,13 +16,22 @@ from shardb.limits import STATEMENT_DEPTH_MAX, STATEMENT_MAX_BYTES
 QUERY_WORDS: Final = ("select", "values", "with", "table", "insert", "update", "delete")
 
 _MASK: Final = "\ue000"
+# Functions whose calls have a syntax of their own.
+_CALL_SYNTAX: Final = frozenset(
+    ("CAST", "EXTRACT", "OVERLAY", "POSITION", "STRING_AGG", "SUBSTRING", "TRIM")
+)
 
 
 class _Dialect(Postgres):
     """sqlglot's Postgres without its knowledge of functions: calls stay as they are written."""
 
-    class Parser(Postgres.Parser):
-        FUNCTIONS = {}  # noqa: RUF012
+    class Parser(Postgres.Parser):  # type: ignore[misc, valid-type]
+        FUNCTIONS: ClassVar[dict[str, Any]] = {}
+        FUNCTION_PARSERS: ClassVar[dict[str, Any]] = {
+            name: parser
+            for name, parser in Postgres.Parser.FUNCTION_PARSERS.items()
+            if name in _CALL_SYNTAX
+        }
 
 
 def split(text: str) -> list[tuple[str, int]]:
@@ -55,7 +64,7 @@ def parse_query(text: str, tokens: list[Token]) -> exp.Expression:
         raise syntax_error(tokens[0]) from None
     except RecursionError:
         raise SqlError("54001", "stack depth limit exceeded") from None
-    if isinstance(tree, (exp.Command, exp.Alias)):
+    if isinstance(tree, (exp.Command, exp.Alias)) or not isinstance(tree, exp.Expression):
         raise syntax_error(tokens[0])
     for column in list(tree.find_all(exp.Column)) if masked is not text else ():
         name = column.name
@@ -69,8 +78,11 @@ def parse_query(text: str, tokens: list[Token]) -> exp.Expression:
 def _mask_parameters(text: str, tokens: list[Token]) -> str:
     """`text` with the `$` of parameters replaced: sqlglot takes `$1,$` for a dollar quote."""
     if _MASK in text:
-        raise SqlError("42601", "syntax error: the text has a private-use character",
-                       position=text.index(_MASK) + 1)
+        raise SqlError(
+            "42601",
+            "syntax error: the text has a private-use character",
+            position=text.index(_MASK) + 1,
+        )
     starts = [token.start for token in tokens if token.kind == "param"]
     if not starts:
         return text
@@ -101,9 +113,12 @@ def check_depth(tokens: list[Token]) -> None:
         if token.text in ("(", "["):
             depth += 1
             if depth > STATEMENT_DEPTH_MAX:
-                raise SqlError("54001", "stack depth limit exceeded",
-                               detail=f"Parentheses nest deeper than {STATEMENT_DEPTH_MAX}.",
-                               position=token.start + 1)
+                raise SqlError(
+                    "54001",
+                    "stack depth limit exceeded",
+                    detail=f"Parentheses nest deeper than {STATEMENT_DEPTH_MAX}.",
+                    position=token.start + 1,
+                )
         elif token.text in (")", "]"):
             depth -= 1
 

@@ -1,6 +1,6 @@
 """Bound trees as engine SQL.
 
-The engine only ever sees text made here: names are generated, literals are quoted here, and functions
+The engine only ever sees text made here: names are generated, literals are quoted here, functions
 come from our list. Where the engine's semantics differ from PostgreSQL's, the difference is made up
 here (integer and decimal division, blank-padded strings, averages).
 """
@@ -17,6 +17,7 @@ from coordinator.sql.tree import (
     Call,
     CatalogScan,
     ColumnRef,
+    Cte,
     CteScan,
     Derived,
     Expression,
@@ -38,10 +39,24 @@ from shardb.program import TypeRef
 from shardb.types import TypeCode as T
 
 _INFIX: Final = {
-    "=": "=", "<>": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">=", "+": "+", "-": "-",
-    "*": "*", "%": "%", "and": "AND", "or": "OR",
-    "is_distinct": "IS DISTINCT FROM", "is_not_distinct": "IS NOT DISTINCT FROM",
-    "&": "&", "|": "|", "<<": "<<", ">>": ">>",
+    "=": "=",
+    "<>": "<>",
+    "<": "<",
+    "<=": "<=",
+    ">": ">",
+    ">=": ">=",
+    "+": "+",
+    "-": "-",
+    "*": "*",
+    "%": "%",
+    "and": "AND",
+    "or": "OR",
+    "is_distinct": "IS DISTINCT FROM",
+    "is_not_distinct": "IS NOT DISTINCT FROM",
+    "&": "&",
+    "|": "|",
+    "<<": "<<",
+    ">>": ">>",
 }
 
 
@@ -76,11 +91,19 @@ class Printer:
         if query.ctes:
             recursive = "RECURSIVE " if any(cte.recursive for cte in query.ctes) else ""
             items = ", ".join(
-                f"{cte.name}({self._names(cte.query)}) AS ({self.query(cte.query)})"
+                f"{cte.name}({self._names(cte.query)}) AS ({self._cte(cte)})"
                 for cte in query.ctes
             )
             text = f"WITH {recursive}{items} {text}"
         return text
+
+    def _cte(self, cte: Cte) -> str:
+        query = cte.query
+        if cte.recursive and isinstance(query, SetQuery):
+            # The engine sees the recursion only in a plain UNION of the two parts.
+            word = "UNION ALL" if query.all else "UNION"
+            return f"{self.query(query.left)} {word} {self.query(query.right)}"
+        return self.query(query)
 
     @staticmethod
     def _names(query: Query) -> str:
@@ -105,9 +128,12 @@ class Printer:
         return text
 
     def _select(self, query: SelectQuery) -> str:
-        items = ", ".join(
-            f"{self.output(output.value)} AS c{at}" for at, output in enumerate(query.outputs)
-        ) or "1 AS c0"
+        items = (
+            ", ".join(
+                f"{self.output(output.value)} AS c{at}" for at, output in enumerate(query.outputs)
+            )
+            or "1 AS c0"
+        )
         distinct = ""
         if query.distinct_on:
             distinct = "DISTINCT ON (" + ", ".join(map(self.expression, query.distinct_on)) + ") "
@@ -148,8 +174,10 @@ class Printer:
             return f"{lateral}({self.query(relation.query)}) AS {relation.alias}"
         if isinstance(relation, FunctionScan):
             args = ", ".join(map(self.expression, relation.args))
-            return (f"(SELECT CAST(x AS {ts.engine_type(relation.args[0].type)}) AS c0 "
-                    f"FROM {relation.function}({args}) AS g(x)) AS {relation.alias}")
+            return (
+                f"(SELECT CAST(x AS {ts.engine_type(relation.args[0].type)}) AS c0 "
+                f"FROM {relation.function}({args}) AS g(x)) AS {relation.alias}"
+            )
         return self._join(relation)
 
     def _join(self, join: Join) -> str:
@@ -214,8 +242,10 @@ class Printer:
         texts = [self.expression(arg) for arg in args]
         if op in _INFIX and len(texts) >= 2:
             if op == "*" and node.type == ts.NUMERIC:
-                return f"CAST(CAST({texts[0]} AS DOUBLE) * CAST({texts[1]} AS DOUBLE) AS " \
-                       "DECIMAL(38,16))"
+                return (
+                    f"CAST(CAST({texts[0]} AS DOUBLE) * CAST({texts[1]} AS DOUBLE) AS "
+                    "DECIMAL(38,16))"
+                )
             joined = f" {_INFIX[op]} ".join(texts)
             if op in ("+", "-") and node.type.code == T.DATE:
                 return f"CAST(({joined}) AS DATE)"
@@ -292,10 +322,13 @@ class Printer:
         if node.partition:
             parts.append("PARTITION BY " + ", ".join(map(self.expression, node.partition)))
         if node.order:
-            parts.append("ORDER BY " + ", ".join(
-                f"{self.expression(k.value)} {_direction(k.descending, k.nulls_first)}"
-                for k in node.order
-            ))
+            parts.append(
+                "ORDER BY "
+                + ", ".join(
+                    f"{self.expression(k.value)} {_direction(k.descending, k.nulls_first)}"
+                    for k in node.order
+                )
+            )
         if node.frame:
             parts.append(node.frame)
         over = f" OVER ({' '.join(parts)})"
@@ -326,10 +359,7 @@ def _direction(descending: bool, nulls_first: bool) -> str:
 
 
 def _blob(text: str) -> str:
-    if text.startswith("\\x"):
-        data = bytes.fromhex(text[2:])
-    else:
-        data = text.encode()
+    data = bytes.fromhex(text[2:]) if text.startswith("\\x") else text.encode()
     return "".join(f"\\x{byte:02X}" for byte in data)
 
 
@@ -358,15 +388,19 @@ def _to_text(source: TypeRef, text: str) -> str:
     if source == ts.NUMERIC:
         # Values without a declared scale carry 16 digits inside and print without trailing zeros.
         shown = f"CAST({text} AS VARCHAR)"
-        return f"(CASE WHEN contains({shown}, '.') THEN rtrim(rtrim({shown}, '0'), '.') " \
-               f"ELSE {shown} END)"
+        return (
+            f"(CASE WHEN contains({shown}, '.') THEN rtrim(rtrim({shown}, '0'), '.') "
+            f"ELSE {shown} END)"
+        )
     if source.code in (T.FLOAT4, T.FLOAT8):
         return f"regexp_replace(CAST({text} AS VARCHAR), '\\.0$', '')"
     if source.code == T.TIMESTAMPTZ:
         return f"(CAST(CAST({text} AS TIMESTAMP) AS VARCHAR) || '+00')"
     if source.code == T.UUID:
-        return (f"regexp_replace(lower(hex({text})), '(.{{8}})(.{{4}})(.{{4}})(.{{4}})(.{{12}})', "
-                "'\\1-\\2-\\3-\\4-\\5')")
+        return (
+            f"regexp_replace(lower(hex({text})), '(.{{8}})(.{{4}})(.{{4}})(.{{4}})(.{{12}})', "
+            "'\\1-\\2-\\3-\\4-\\5')"
+        )
     if source.code == T.BYTEA:
         return f"('\\x' || lower(hex({text})))"
     return f"CAST({text} AS VARCHAR)"
@@ -374,18 +408,19 @@ def _to_text(source: TypeRef, text: str) -> str:
 
 def _print_store(printer: Printer, node: Call, texts: list[str]) -> str:
     width = node.type.typmod - 4
-    name = ts.format_type(ts.TypeRef(node.type.code, node.type.typmod))
+    name = ts.format_type(node.type)
     short = f"left({texts[0]}, {width})"
     fitted = f"rpad({short}, {width}, ' ')" if node.type.code == T.BPCHAR else short
     message = quote(f"[22001] value too long for type {name}")
-    return (f"(CASE WHEN length(rtrim({texts[0]}, ' ')) > {width} THEN error({message}) "
-            f"ELSE {fitted} END)")
+    return (
+        f"(CASE WHEN length(rtrim({texts[0]}, ' ')) > {width} THEN error({message}) "
+        f"ELSE {fitted} END)"
+    )
 
 
 def _print_divide(printer: Printer, node: Call, texts: list[str]) -> str:
     if node.type.code == T.NUMERIC:
-        return (f"CAST(CAST({texts[0]} AS DOUBLE) / CAST({texts[1]} AS DOUBLE) "
-                "AS DECIMAL(38,16))")
+        return f"CAST(CAST({texts[0]} AS DOUBLE) / CAST({texts[1]} AS DOUBLE) AS DECIMAL(38,16))"
     if node.type.code == T.INTERVAL:
         return f"({texts[0]} / {texts[1]})"
     return f"({texts[0]} / {texts[1]})"

@@ -1,4 +1,4 @@
-"""Which names an expression can see: relations of a FROM clause, nested from subquery to outside."""
+"""Which names an expression sees: relations of FROM clauses, nested from subquery to outside."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ class Scope:
     def add(self, relation: RelationScope, position: int = 0) -> None:
         """Adds a relation; its name must be new (42712)."""
         if any(known.name == relation.name for known in self.relations if relation.name):
-            raise SqlError("42712", f'table name "{relation.name}" specified more than once',
-                           position=position)
+            raise SqlError(
+                "42712", f'table name "{relation.name}" specified more than once', position=position
+            )
         self.relations.append(relation)
         self.columns.extend(relation.columns)
 
@@ -65,8 +66,9 @@ class Scope:
                     return _single(found, name, position)
             scope = scope.parent
         if table and not table_seen:
-            raise SqlError("42P01", f'missing FROM-clause entry for table "{table}"',
-                           position=position)
+            raise SqlError(
+                "42P01", f'missing FROM-clause entry for table "{table}"', position=position
+            )
         label = f"{table}.{name}" if table else f'"{name}"'
         raise SqlError("42703", f"column {label} does not exist", position=position)
 
@@ -78,8 +80,7 @@ class Scope:
                 if relation.name == name:
                     return relation
             scope = scope.parent
-        raise SqlError("42P01", f'missing FROM-clause entry for table "{name}"',
-                       position=position)
+        raise SqlError("42P01", f'missing FROM-clause entry for table "{name}"', position=position)
 
 
 def _single(found: list[ScopeColumn], name: str, position: int) -> ScopeColumn:

@@ -96,9 +96,7 @@ class SubqueryCall:
     negated: bool = False
 
 
-Expression = (
-    Literal | Parameter | ColumnRef | Call | AggregateCall | WindowCall | SubqueryCall
-)
+Expression = Literal | Parameter | ColumnRef | Call | AggregateCall | WindowCall | SubqueryCall
 
 
 @dataclass(slots=True, eq=False)

@@ -74,8 +74,14 @@ _EXPLICIT: Final[dict[int, frozenset[int]]] = {
 }
 
 # Types of catalog columns and of casts to them, which we keep as plain ones.
-_CATALOG_NAMES: Final = {"oid": INT8, "name": TEXT, "regclass": INT8, "regtype": TEXT,
-                         "cstring": TEXT, "regnamespace": TEXT}
+_CATALOG_NAMES: Final = {
+    "oid": INT8,
+    "name": TEXT,
+    "regclass": INT8,
+    "regtype": TEXT,
+    "cstring": TEXT,
+    "regnamespace": TEXT,
+}
 _CATALOG_OIDS: Final = {19: TEXT, 26: INT8, 2275: TEXT}
 
 
@@ -191,8 +197,11 @@ def common_type(types: list[TypeRef]) -> TypeRef | None:
         if ref.code == result.code:
             result = unify_shapes(ref, result) if ref.code == T.NUMERIC else TypeRef(ref.code)
         elif ref.code in NUMBERS and result.code in NUMBERS:
-            result = common_numeric(ref, result) if T.NUMERIC in (ref.code, result.code) else (
-                ref if can_cast(result.code, ref.code, "implicit") else result)
+            result = (
+                common_numeric(ref, result)
+                if T.NUMERIC in (ref.code, result.code)
+                else (ref if can_cast(result.code, ref.code, "implicit") else result)
+            )
         elif can_cast(ref.code, result.code, "implicit") and not (
             can_cast(result.code, ref.code, "implicit") and is_preferred(ref.code)
         ):

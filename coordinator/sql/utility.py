@@ -145,7 +145,7 @@ def _show(cursor: Cursor, context: Context) -> UtilityPlan:
         while cursor.accept_mark("."):
             name += "." + cursor.identifier()
     column = "TimeZone" if name == "timezone" else name
-    columns = (OutColumn(column, ts.TEXT),)
+    columns: tuple[OutColumn, ...] = (OutColumn(column, ts.TEXT),)
     if name == "all":
         columns = tuple(OutColumn(n, ts.TEXT) for n in ("name", "setting", "description"))
     return UtilityPlan("show", (name,), "SHOW", columns)
@@ -261,8 +261,11 @@ def _copy(cursor: Cursor, context: Context) -> UtilityPlan:
         raise unsupported("COPY TO")
     cursor.expect("from")
     if not cursor.accept("stdin"):
-        raise SqlError("42501", "COPY from a file or program is not supported",
-                       hint="Use COPY FROM STDIN; psql's \\copy does that.")
+        raise SqlError(
+            "42501",
+            "COPY from a file or program is not supported",
+            hint="Use COPY FROM STDIN; psql's \\copy does that.",
+        )
     cursor.accept("with")
     options = _copy_options(cursor) if cursor.accept_mark("(") else _copy_old_options(cursor)
     _check_copy(options)
@@ -320,8 +323,20 @@ def _copy_old_options(cursor: Cursor) -> dict[str, object]:
 
 
 def _check_copy(options: dict[str, object]) -> None:
-    known = {"format", "freeze", "delimiter", "null", "header", "quote", "escape", "force_null",
-             "force_not_null", "encoding", "default", "on_error"}
+    known = {
+        "format",
+        "freeze",
+        "delimiter",
+        "null",
+        "header",
+        "quote",
+        "escape",
+        "force_null",
+        "force_not_null",
+        "encoding",
+        "default",
+        "on_error",
+    }
     for name in options:
         if name not in known:
             raise SqlError("42601", f'option "{name}" not recognized')
@@ -340,14 +355,52 @@ def _check_copy(options: dict[str, object]) -> None:
 
 
 _PARSERS: Final = {
-    "begin": _begin, "start": _begin, "commit": _end, "end": _end, "rollback": _end,
-    "abort": _end, "savepoint": _savepoint, "release": _savepoint, "set": _set, "show": _show,
-    "reset": _reset, "discard": _discard, "deallocate": _deallocate, "prepare": _prepare,
-    "execute": _execute, "vacuum": _maintenance, "analyze": _maintenance, "copy": _copy,
-    "create": ddl_parser.parse_create, "drop": ddl_parser.parse_drop,
-    "truncate": ddl_parser.parse_truncate, "alter": ddl_parser.parse_alter,
+    "begin": _begin,
+    "start": _begin,
+    "commit": _end,
+    "end": _end,
+    "rollback": _end,
+    "abort": _end,
+    "savepoint": _savepoint,
+    "release": _savepoint,
+    "set": _set,
+    "show": _show,
+    "reset": _reset,
+    "discard": _discard,
+    "deallocate": _deallocate,
+    "prepare": _prepare,
+    "execute": _execute,
+    "vacuum": _maintenance,
+    "analyze": _maintenance,
+    "copy": _copy,
+    "create": ddl_parser.parse_create,
+    "drop": ddl_parser.parse_drop,
+    "truncate": ddl_parser.parse_truncate,
+    "alter": ddl_parser.parse_alter,
 }
 _KNOWN: Final = frozenset(
-    "declare fetch move close listen notify unlisten lock grant revoke comment cluster reindex "
-    "refresh checkpoint load call do merge reassign security import".split()
+    [
+        "declare",
+        "fetch",
+        "move",
+        "close",
+        "listen",
+        "notify",
+        "unlisten",
+        "lock",
+        "grant",
+        "revoke",
+        "comment",
+        "cluster",
+        "reindex",
+        "refresh",
+        "checkpoint",
+        "load",
+        "call",
+        "do",
+        "merge",
+        "reassign",
+        "security",
+        "import",
+    ]
 )

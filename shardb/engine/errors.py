@@ -12,10 +12,21 @@ from shardb.errors import SqlError, internal
 # A message of our own, raised by error() in generated SQL: `[22001] value too long ...`.
 _OURS: Final = re.compile(r"\[([0-9A-Z]{5})\] ([^\n]*)")
 _NAMES: Final = {
-    "INT16": "smallint", "INT32": "integer", "INT64": "bigint", "SMALLINT": "smallint",
-    "INTEGER": "integer", "BIGINT": "bigint", "HUGEINT": "numeric", "INT128": "numeric",
-    "FLOAT": "real", "DOUBLE": "double precision", "DATE": "date", "TIMESTAMP": "timestamp",
-    "BOOL": "boolean", "BOOLEAN": "boolean", "TIME": "time",
+    "INT16": "smallint",
+    "INT32": "integer",
+    "INT64": "bigint",
+    "SMALLINT": "smallint",
+    "INTEGER": "integer",
+    "BIGINT": "bigint",
+    "HUGEINT": "numeric",
+    "INT128": "numeric",
+    "FLOAT": "real",
+    "DOUBLE": "double precision",
+    "DATE": "date",
+    "TIMESTAMP": "timestamp",
+    "BOOL": "boolean",
+    "BOOLEAN": "boolean",
+    "TIME": "time",
 }
 
 
@@ -26,12 +37,15 @@ def translate(error: Exception, cancelled: bool = False) -> SqlError:
         return SqlError("57014", "canceling statement due to user request")
     ours = _OURS.search(message)
     if ours is not None:
-        return SqlError(ours.group(1), ours.group(2).rstrip('"\' !'))
+        return SqlError(ours.group(1), ours.group(2).rstrip("\"' !"))
     if "ivision by zero" in message:
         return SqlError("22012", "division by zero")
     if isinstance(error, duckdb.OutOfMemoryException):
-        return SqlError("53200", "out of memory", detail="The query needs more memory than it may "
-                        "use, and its temporary files are full.")
+        return SqlError(
+            "53200",
+            "out of memory",
+            detail="The query needs more memory than it may use, and its temporary files are full.",
+        )
     if "More than one row returned by a subquery" in message:
         return SqlError("21000", "more than one row returned by a subquery used as an expression")
     if "square root of a negative" in message:

@@ -1,4 +1,4 @@
-"""Fragments: SQL over Arrow tables in, an Arrow table out, in a fenced DuckDB.
+"""Fragments: SQL over Arrow tables in, Arrow batches out, in a fenced DuckDB.
 
 The engine runs only SQL that our printer made. All the same it is fenced: no files, no network, no
 extensions, no look into Python's variables, and a locked configuration. Connections are pooled;
@@ -96,8 +96,8 @@ class FragmentEngine:
         tables: Mapping[str, pa.Table | pa.RecordBatchReader],
         params: Sequence[object] = (),
         cancellation: Cancellation | None = None,
-    ) -> pa.Table:
-        """The result of `sql` over `tables`; `$n` is `params[n - 1]`. Raises SqlError.
+    ) -> pa.RecordBatchReader:
+        """The batches of `sql` over `tables`; `$n` is `params[n - 1]`. Raises SqlError.
 
         Readers are consumed. Parameters are Python values as `RowLayout.decode` gives them.
         """
@@ -112,7 +112,7 @@ class FragmentEngine:
             relation = connection.sql(sql, params=bound) if bound else connection.sql(sql)
             result = relation.to_arrow_table()
             healthy = True
-            return result
+            return result.to_reader()
         except (duckdb.Error, pa.ArrowException, RuntimeError) as error:
             healthy = not isinstance(error, (duckdb.FatalException, duckdb.InternalException))
             raise translate(error, cancellation is not None and cancellation.cancelled) from None

@@ -8,9 +8,7 @@ from coordinator.sql.tree import ColumnRef, Expression, Query
 from coordinator.sql.walk import all_expressions, expressions
 
 
-def needed_columns(
-    query: Query, filters: dict[str, list[Expression]]
-) -> dict[str, set[int]]:
+def needed_columns(query: Query, filters: dict[str, list[Expression]]) -> dict[str, set[int]]:
     """The column positions used of every relation, by alias."""
     needed: dict[str, set[int]] = {}
     _collect(all_expressions(query), needed)
