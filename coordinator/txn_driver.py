@@ -656,7 +656,7 @@ def _as_int64(offsets: Any) -> memoryview | array[int]:
 
 
 def _offsets(items: Sequence[bytes]) -> array[int]:
-    out = array("q", [0])
+    out = array("Q", [0])
     at = 0
     for item in items:
         at += len(item)

@@ -266,8 +266,8 @@ cdef inline int compare(const char* a, Py_ssize_t a_length, const char* b, Py_ss
 
 
 def split_by_range(
-    const uint8_t[::1] keys, const int64_t[::1] key_offsets,
-    rows, const int64_t[::1] row_offsets, starts,
+    const uint8_t[::1] keys, const uint64_t[::1] key_offsets,
+    rows, const uint64_t[::1] row_offsets, starts,
 ) -> list:
     """Deals rows out to ranges: (range index, indexes, framed keys, framed rows) for each met.
 
@@ -325,7 +325,7 @@ def split_by_range(
     return out
 
 
-cdef bytes frame_all(const char* data, const int64_t[::1] offsets):
+cdef bytes frame_all(const char* data, const uint64_t[::1] offsets):
     cdef Py_ssize_t count = offsets.shape[0] - 1
     cdef Py_ssize_t i
     cdef int64_t length
@@ -340,7 +340,7 @@ cdef bytes frame_all(const char* data, const int64_t[::1] offsets):
     return out
 
 
-cdef bytes frame_some(const char* data, const int64_t[::1] offsets, list members):
+cdef bytes frame_some(const char* data, const uint64_t[::1] offsets, list members):
     cdef Py_ssize_t total = 0
     cdef Py_ssize_t i
     cdef int64_t length
