@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from coordinator.executor import Executor, TableWriter, signed
+from coordinator.executor import Executor, TableWriter
 from coordinator.ports import Shell, Txn, Waiter
 from shardb import limits
 from shardb._core.copytext import CopyReader
@@ -126,9 +126,9 @@ async def _load(
                             table.id,
                             "insert",
                             keys,
-                            signed(key_offsets),
+                            key_offsets,
                             rows,
-                            signed(offsets),
+                            offsets,
                         )
                     ]
                 )

@@ -19,7 +19,7 @@ from coordinator.catalog import Catalog
 from coordinator.ddl import edits
 from coordinator.ddl.edits import Edit
 from coordinator.ddl.specs import AddPrimaryKey, CreateTable, DropTable, Truncate
-from coordinator.executor import TableWriter, signed, unpack
+from coordinator.executor import TableWriter, unpack
 from coordinator.pgwire import messages
 from coordinator.plan.plans import ScanStage, UtilityPlan
 from coordinator.ports import Driver
@@ -205,9 +205,9 @@ class DdlExecutor:
                     table.id,
                     "insert",
                     keys[keys_at : key_offsets[end]],
-                    signed(array("Q", (at - keys_at for at in key_offsets[begin : end + 1]))),
+                    array("Q", (at - keys_at for at in key_offsets[begin : end + 1])),
                     data[rows_at : offsets[end]],
-                    signed(array("Q", (at - rows_at for at in offsets[begin : end + 1]))),
+                    array("Q", (at - rows_at for at in offsets[begin : end + 1])),
                 )
                 await self._driver.commit(txn)
             except BaseException:

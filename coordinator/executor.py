@@ -302,7 +302,7 @@ class Executor:
                 keys, offsets = pack(found.column("_key").to_pylist())
                 expected = found.column("_ts").to_pylist()
                 await self.driver.write_encoded(
-                    txn, table.id, "delete", keys, signed(offsets), None, None, expected
+                    txn, table.id, "delete", keys, offsets, None, None, expected
                 )
             return found
         rows_in = found.select(range(found.num_columns - len(names), found.num_columns))
@@ -316,7 +316,7 @@ class Executor:
         if plan.kind == "insert":
             mode = "insert_ignore" if plan.conflict == "nothing" else "insert"
             written = await self.driver.write_encoded(
-                txn, table.id, mode, keys, signed(key_offsets), rows, signed(row_offsets)
+                txn, table.id, mode, keys, key_offsets, rows, row_offsets
             )
             skipped = set(written.skipped)
             if skipped:
@@ -345,9 +345,9 @@ class Executor:
                 table.id,
                 "update",
                 keys,
-                signed(key_offsets),
+                key_offsets,
                 rows,
-                signed(row_offsets),
+                row_offsets,
                 expected,
             )
             return
@@ -367,9 +367,9 @@ class Executor:
                     table.id,
                     mode,
                     keys_out,
-                    signed(keys_at),
+                    keys_at,
                     None if mode == "delete" else rows_out,
-                    None if mode == "delete" else signed(rows_at),
+                    None if mode == "delete" else rows_at,
                     () if mode == "insert" else [expected[at] for at in which],
                 )
 
@@ -414,11 +414,6 @@ class TableWriter:
         assert len(batches) == 1, len(batches)
         data, offsets = self.layout.encode_arrow(batches[0])
         return data, offsets, *self.keys(data, offsets)
-
-
-def signed(offsets: array[int]) -> memoryview:
-    """Offsets as the int64 view that the driver takes, without copying them."""
-    return memoryview(offsets).cast("B").cast("q")
 
 
 def pack(items: Sequence[bytes]) -> tuple[bytes, array[int]]:
