@@ -122,7 +122,13 @@ async def _load(
                 under_way = session.shell.gather(
                     [
                         executor.driver.write_encoded(
-                            txn, table.id, "insert", keys, key_offsets, rows, offsets
+                            txn,
+                            table.id,
+                            "insert",
+                            keys,
+                            key_offsets,
+                            rows,
+                            offsets,
                         )
                     ]
                 )

@@ -341,7 +341,14 @@ class Executor:
         new_keys = unpack(keys, key_offsets)
         if old_keys == new_keys:
             await self.driver.write_encoded(
-                txn, table.id, "update", keys, key_offsets, rows, row_offsets, expected
+                txn,
+                table.id,
+                "update",
+                keys,
+                key_offsets,
+                rows,
+                row_offsets,
+                expected,
             )
             return
         new_rows = unpack(rows, row_offsets)

@@ -64,7 +64,7 @@ def _only_on(name: str, value: str) -> str:
 
 
 def _encoding(name: str, value: str) -> str:
-    if value.upper().replace("-", "").replace("_", "") in ("UTF8", "UNICODE"):
+    if value.strip("'").upper().replace("-", "").replace("_", "") in ("UTF8", "UNICODE"):
         return "UTF8"
     raise SqlError("0A000", f'client encoding "{value}" is not supported', hint="Use UTF8.")
 

@@ -530,8 +530,8 @@ def _as_int64(offsets: Any) -> memoryview | array[int]:
     """Any integer offsets as the ones `split_by_range` takes, without a copy if they are wide."""
     view = memoryview(offsets)
     if view.itemsize == 8:
-        return view.cast("B").cast("q")
-    return array("q", view.tolist())
+        return view.cast("B").cast("Q")
+    return array("Q", view.tolist())
 
 
 def _offsets(items: Sequence[bytes]) -> array[int]:
