@@ -12,6 +12,7 @@ from coordinator.sql import typesystem as ts
 from coordinator.sql.bind_expr import ExpressionBinder, data_type, name_of
 from coordinator.sql.coerce import Coercer, Parameters, cast_node
 from coordinator.sql.grouping import check_grouping
+from coordinator.sql.lexer import Token
 from coordinator.sql.operators import Operators
 from coordinator.sql.parse import position_of
 from coordinator.sql.scope import RelationScope, Scope, ScopeColumn
@@ -64,6 +65,7 @@ class Context:
     def __init__(self, catalog: Catalog, text: str, declared: list[TypeRef]) -> None:
         self.catalog = catalog
         self.text = text
+        self.tokens: list[Token] = []
         self.user = "shardb"
         self.parameters = Parameters(declared)
         self.coercer = Coercer(self.parameters)
