@@ -18,7 +18,8 @@ from coordinator.plan.plans import OutColumn, Plan, QueryPlan, RowPlan, UtilityP
 from coordinator.sql import parse
 from coordinator.sql import typesystem as ts
 from coordinator.sql.bind_dml import DmlBinder
-from coordinator.sql.bind_query import Context, QueryBinder
+from coordinator.sql.bind_query import QueryBinder
+from coordinator.sql.context import Context
 from coordinator.sql.lexer import Cursor, Token, syntax_error, tokenize
 from coordinator.sql.tree import InsertStatement, SelectQuery
 from coordinator.sql.utility import parse_utility

@@ -32,7 +32,8 @@ SCHEMA = (
 _D, _day, _time, _at = Decimal, datetime.date, datetime.time, datetime.datetime
 ROWS: dict[str, list[tuple[Any, ...]]] = {
     "t": [
-        (1, 10, _D("1.50"), "apple", "x", _day(2020, 1, 31), 0.5, _time(8, 30), _at(2020, 1, 1, 10)),
+        (1, 10, _D("1.50"), "apple", "x", _day(2020, 1, 31), 0.5, _time(8, 30),
+         _at(2020, 1, 1, 10)),
         (2, 20, _D("2.25"), "pear", "yy", _day(2021, 2, 28), 1.25, _time(9, 30), _at(2019, 1, 1)),
         (3, -5, _D("-3.75"), None, None, None, None, None, None),
         (4, 2**63 - 1, _D("100.00"), "apple", "x", _day(1999, 12, 31), 2.5, _time(23, 59, 59),
@@ -104,7 +105,7 @@ def test_error_is_postgres(
         ("insert into t (i, b) values ($1, $2), ($3, $4)", RowPlan),
         ("insert into u values (1, 2) returning k", RowPlan),
         ("insert into t (i) select k from u", WritePlan),
-        ("insert into t (i) values (1) on conflict (i) do update set b = excluded.b + t.b", RowPlan),
+        ("insert into t (i) values (1) on conflict (i) do update set b = t.b + 1", RowPlan),
         ("update t set b = b + $1 where i = $2", RowPlan),
         ("update t set b = 0", RowPlan),
         ("update t set b = u.v from u where u.k = t.i", WritePlan),
