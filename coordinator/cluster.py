@@ -9,29 +9,27 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
-
-from shardb.engine.fragments import FragmentEngine
 
 from coordinator.catalog import Catalog
 from coordinator.ddl.edits import Edit
 from coordinator.ddl_exec import DdlExecutor, drafted
 from coordinator.executor import Executor
+from coordinator.oracle import OracleService
 from coordinator.plan.cache import PlanCache
 from coordinator.ports import Waiter
 from coordinator.sql.catalog_tables import arrow_table
 from coordinator.sql.compiler import Compiler
 from coordinator.txn_driver import TxnDriver
-from shardb import limits
 from shardb._core.rowprog import Program
+from shardb.engine.fragments import FragmentEngine
+from shardb.env import SystemClock, SystemRng
 from shardb.errors import SqlError
 from shardb.meta import schema
 from shardb.meta.registration import Registration
 from shardb.meta.remote import RemoteStore
-from shardb.meta.store import ChangeSet, Compacted, Compare, Put, Store
-from shardb.txn.oracle import STEP, Oracle
+from shardb.meta.store import ChangeSet, Compacted, Store
 
 log = logging.getLogger("coordinator.cluster")
 
@@ -43,7 +41,6 @@ class Loop(Protocol):
 
     def background(self, work: Coroutine[Any, Any, None]) -> object: ...
     def waiter(self) -> Waiter: ...
-    async def sleep(self, seconds: float) -> None: ...
 
 
 class CatalogKeeper:
@@ -136,72 +133,6 @@ class CatalogKeeper:
         self._waiting = left
 
 
-class OracleService:
-    """The timestamp oracle with its bound in the store, raised ahead of use in the background."""
-
-    def __init__(self, store: Store, loop: Loop, now_ms: Callable[[], int]) -> None:
-        self._store = store
-        self._loop = loop
-        self._now_ms = now_ms
-        self._oracle = Oracle(0)
-        self._revision = 0
-
-    async def start(self) -> None:
-        """Begins above whatever was issued before."""
-        found = await self._store.get(schema.ORACLE_BOUND)
-        bound = 0 if found is None else int(found.value)
-        self._revision = 0 if found is None else found.mod_revision
-        self._oracle = Oracle(-(-bound // STEP) * STEP)
-        await self._raise()
-        self._loop.background(self._keep_raising())
-
-    async def _raise(self) -> None:
-        bound = self._oracle.wanted_bound(self._now_ms())
-        if not bound:
-            return
-        result = await self._store.txn(
-            [Compare(schema.ORACLE_BOUND, self._revision)],
-            [Put(schema.ORACLE_BOUND, str(bound).encode())],
-        )
-        if not result.succeeded:
-            raise SqlError("57P01", "another coordinator has taken over the timestamp oracle")
-        self._revision = result.revision
-        self._oracle.persisted(bound)
-
-    async def _keep_raising(self) -> None:
-        while True:
-            await self._loop.sleep(limits.ORACLE_BLOCK_MS / 8000)
-            try:
-                await self._raise()
-            except SqlError as error:
-                log.warning("the oracle's bound was not raised: %s", error)
-                if error.sqlstate == "57P03":
-                    await self._resync()
-
-    async def _resync(self) -> None:
-        """After a write of unknown fate: learn what the store holds."""
-        try:
-            found = await self._store.get(schema.ORACLE_BOUND)
-        except SqlError:
-            return
-        if found is not None:
-            self._revision = found.mod_revision
-            if int(found.value) > self._oracle.bound:
-                self._oracle.persisted(int(found.value))
-
-    def issue(self) -> int:
-        """A new timestamp; 57P03 if the store could not be reached for too long."""
-        issued = self._oracle.issue(self._now_ms())
-        if not issued:
-            raise SqlError("57P03", "the timestamp oracle waits for the metadata store")
-        return issued
-
-    @property
-    def issued(self) -> int:
-        """The newest timestamp issued."""
-        return self._oracle.issued
-
-
 class Cluster:
     """A coordinator's connections to its cluster, and the executor for its sessions."""
 
@@ -211,7 +142,7 @@ class Cluster:
         self._listen = listen
         self._registration: Registration | None = None
         self.keeper = CatalogKeeper(self.store, loop, self._use)
-        self.oracle = OracleService(self.store, loop, lambda: time.time_ns() // 1_000_000)
+        self.oracle = OracleService(self.store, SystemClock(), loop.background)
         self.coordinator_id = 0
         self.executor: Executor
 
@@ -221,7 +152,9 @@ class Cluster:
         self.coordinator_id = await schema.take_ids(self.store, 1)
         await self.keeper.read()
         await self.oracle.start()
-        driver = TxnDriver(lambda: self.keeper.routing, self.oracle)
+        driver = TxnDriver(
+            lambda: self.keeper.routing, self.oracle, SystemRng(), str(self.coordinator_id)
+        )
         plans = PlanCache(Compiler(self.keeper.catalog), Program)
         engine = FragmentEngine()
         self.driver = driver

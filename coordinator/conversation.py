@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from coordinator.copy_in import CopyInbox
-from coordinator.executor import Executor
+from coordinator.executor import Executor, extra_values
 from coordinator.pgwire import messages
 from coordinator.pgwire.messages import Frontend
 from coordinator.pgwire.state import TRANSITIONS, Event, Phase, action_of, after
@@ -233,6 +233,44 @@ class Conversation:
     def _enter(self, event: Event) -> None:
         self.phase = after(self.phase, event)
         self._table = self._tables[self.phase]
+
+    # --- statements
+
+    def prepare(self, text: bytes, oids: tuple[int, ...]) -> Prepared:
+        """Compiles one statement; more than one is 42601."""
+        entry = self.plans.cached(text, oids)
+        if entry is None:
+            statements = self.plans.compiler.split(decode_text(text))
+            if len(statements) > 1:
+                raise SqlError("42601", "cannot insert multiple commands into a prepared statement")
+            entry = self.plans.exact(text, oids) if statements else None
+        if self.status == FAILED and not ends_block(entry):
+            raise in_failed_block()
+        return Prepared(text, oids, entry)
+
+    def fresh(self, prepared: Prepared) -> Entry:
+        """The plan of a prepared statement for the present catalog."""
+        assert prepared.entry is not None
+        if prepared.entry.catalog_version == self.plans.version:
+            return prepared.entry
+        fresh = self.plans.exact(prepared.text, prepared.oids)
+        if [c.type for c in fresh.columns] != [c.type for c in prepared.entry.columns]:
+            raise SqlError("0A000", "cached plan must not change result type")
+        prepared.entry = fresh
+        return fresh
+
+    def with_extras(
+        self, entry: Entry, formats: bytes, values: list[bytes | None]
+    ) -> tuple[bytes, list[bytes | None]]:
+        """The parameters with those that the session fills in."""
+        if not entry.extras:
+            return formats, values
+        if len(formats) == 1:
+            formats = formats * len(values)
+        elif not formats:
+            formats = b"\0" * len(values)
+        extras = extra_values(entry, self.executor, self.statement_time_us())
+        return formats + b"\1" * len(extras), values + extras
 
     # --- replies that take more than a line
 

@@ -15,15 +15,14 @@ from coordinator.conversation import (
     IDLE,
     Conversation,
     Portal,
-    Prepared,
     ends_block,
     in_failed_block,
 )
-from coordinator.executor import Executor, extra_values
+from coordinator.executor import Executor
 from coordinator.pgwire import messages
 from coordinator.pgwire.messages import Frontend
 from coordinator.pgwire.state import Event, Phase
-from coordinator.plan.cache import Entry, decode_text
+from coordinator.plan.cache import Entry
 from coordinator.plan.plans import UtilityPlan
 from coordinator.ports import Shell, Txn
 from coordinator.rowset import ReadyRows
@@ -55,18 +54,6 @@ class ExtendedQuery(Conversation):
         self.prepared[name] = self.prepare(text, oids)
         self.out.append(messages.PARSE_COMPLETE)
 
-    def prepare(self, text: bytes, oids: tuple[int, ...]) -> Prepared:
-        """Compiles one statement; more than one is 42601."""
-        entry = self.plans.cached(text, oids)
-        if entry is None:
-            statements = self.plans.compiler.split(decode_text(text))
-            if len(statements) > 1:
-                raise SqlError("42601", "cannot insert multiple commands into a prepared statement")
-            entry = self.plans.exact(text, oids) if statements else None
-        if self.status == FAILED and not ends_block(entry):
-            raise in_failed_block()
-        return Prepared(text, oids, entry)
-
     def on_bind(self) -> None:
         portal_name, name, formats, values, results = self.buffer.bind()
         prepared = self.prepared.get(name)
@@ -74,7 +61,7 @@ class ExtendedQuery(Conversation):
             raise _no_statement(name)
         entry = prepared.entry
         if entry is not None and entry.catalog_version != self.plans.version:
-            entry = self._replan(prepared)
+            entry = self.fresh(prepared)
         if self.status == FAILED and not ends_block(entry):
             raise in_failed_block()
         count = 0 if entry is None else entry.param_count
@@ -98,28 +85,10 @@ class ExtendedQuery(Conversation):
                     f"{entry.width} columns",
                 )
             if entry.extras:
-                formats, values = self._with_extras(entry, formats, values)
+                formats, values = self.with_extras(entry, formats, values)
             params = entry.layout.encode_params(formats, values)
         self.portals[portal_name] = Portal(entry, params, results, prepared.text)
         self.out.append(messages.BIND_COMPLETE)
-
-    def _replan(self, prepared: Prepared) -> Entry:
-        assert prepared.entry is not None
-        fresh = self.plans.exact(prepared.text, prepared.oids)
-        if [c.type for c in fresh.columns] != [c.type for c in prepared.entry.columns]:
-            raise SqlError("0A000", "cached plan must not change result type")
-        prepared.entry = fresh
-        return fresh
-
-    def _with_extras(
-        self, entry: Entry, formats: bytes, values: list[bytes | None]
-    ) -> tuple[bytes, list[bytes | None]]:
-        if len(formats) == 1:
-            formats = formats * len(values)
-        elif not formats:
-            formats = b"\0" * len(values)
-        extras = extra_values(entry, self.executor, self.statement_time_us())
-        return formats + b"\1" * len(extras), values + extras
 
     def on_describe(self) -> None:
         kind, name = self.buffer.target()
@@ -141,8 +110,7 @@ class ExtendedQuery(Conversation):
             self.out.append(messages.parameter_description(()))
             self.out.append(messages.NO_DATA)
         else:
-            if prepared.entry.catalog_version != self.plans.version:
-                self._replan(prepared)
+            self.fresh(prepared)
             self.out.append(prepared.entry.param_description)
             self.out.append(prepared.entry.description(b""))
 

@@ -39,7 +39,7 @@ class Session(ExtendedQuery):
                     formats = b""
                     values: list[bytes | None] = literals  # type: ignore[assignment]
                     if entry.extras:
-                        formats, values = self._with_extras(entry, b"", values)
+                        formats, values = self.with_extras(entry, b"", values)
                     params = entry.layout.encode_params(formats, values)
                     if entry.fallback is None or not self.driver.needs_fallback(
                         entry.row_plan, entry.program, params
@@ -112,6 +112,10 @@ class Session(ExtendedQuery):
             if result is not None:
                 self._put_utility(result, described=True)
                 return
+        bound: bytes | None = None
+        if isinstance(entry.plan, UtilityPlan) and entry.plan.kind == "execute":
+            entry, bound = await utility.bound_execute(self.executor, self, entry.plan)
+        if isinstance(entry.plan, UtilityPlan):
             txn = None
         else:
             if self.txn is None and (self.status == BLOCK or several):
@@ -120,14 +124,11 @@ class Session(ExtendedQuery):
             if self.read_only and self.status == BLOCK and not entry.reads_only:
                 raise SqlError("25006", "cannot execute this statement in a read-only transaction")
             txn = self.txn
-        if entry.param_count:
+        if entry.param_count and bound is None:
             raise SqlError("42P02", "there is no parameter $1")
-        params = b""
-        if entry.extras:
-            formats, values = self._with_extras(entry, b"", [])
-            params = entry.layout.encode_params(formats, values)
-        elif entry.layout is not None:
-            params = entry.layout.encode_params(b"", [])
+        params = bound
+        if params is None:
+            params = entry.layout.encode_params(*self.with_extras(entry, b"", []))
         outcome = await self.executor.run(self, entry, params, b"", txn)
         if outcome.cursor is None:
             self.out.append(outcome.complete)

@@ -1,56 +1,89 @@
 """The shell that carries out what shardb.txn decides: routing, statements on shards, commits.
 
-Signatures first; bodies follow.
+One driver serves all sessions of a coordinator. Row programs take no task, no coroutine and no
+future on their way: `execute_row` sends, and a callback gets the answer. All methods belong to the
+event loop's thread.
+
+A transaction's ranges are known here by what they answered: a `Part` holds the state id and the
+statements of one range. Retries happen only where nothing can have had an effect: lone reads, and
+autocommit statements that certainly aborted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import asyncio
+from array import array
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
+
+import pyarrow as pa
 
 from coordinator.catalog import Catalog
+from coordinator.oracle import OracleService
 from coordinator.plan.plans import RowPlan, ScanStage
+from coordinator.rowcall import Part, RowCall, Txn, as_error
+from shardb._core.frames import split_by_range
+from shardb.env import Rng
 from shardb.errors import SqlError
-from shardb.rpc.messages import Rows
+from shardb.meta.descriptors import Range, Table
+from shardb.program import ProgramSpec
+from shardb.rpc import framing
+from shardb.rpc import messages as m
+from shardb.rpc.transport import LOST, Client, failure_error
+from shardb.txn import coordinator as two_phase
+from shardb.types import arrow_type
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-RowResult = Rows  # .data (ready DataRow messages) and .rows
+RowResult = m.Rows  # .data (ready DataRow messages) and .rows
 OnDone = Callable[[RowResult | SqlError], None]
 
-
-@dataclass(slots=True)
-class Txn:
-    """One transaction as its coordinator sees it."""
-
-    txn_id: bytes
-    statement: int = 0
-    floor: int = 0
-    failed: bool = False
-    ranges: dict[int, Any] = field(default_factory=dict)
+CONNECT_WAIT_S: Final = 5.0  # how long a statement waits for a shard that is away
+ANSWER_WAIT_S: Final = 30.0  # how long a commit waits for a lost answer before it is 08007
+RETRY_PAUSE_S: Final = 0.02
+FORGET_BATCH: Final = 256
+RETRYABLE_SCAN: Final = frozenset({"08006", "57P03", "SH002"})
+ROW_CHANGED: Final = "row changed"
 
 
-@dataclass(frozen=True, slots=True)
 class WriteResult:
     """Rows written, and the indexes of those an `insert_ignore` skipped."""
 
-    count: int
-    skipped: tuple[int, ...]
+    __slots__ = ("count", "skipped")
+
+    def __init__(self, count: int, skipped: tuple[int, ...]) -> None:
+        self.count = count
+        self.skipped = skipped
+
+
+def is_row_changed(error: SqlError) -> bool:
+    """True if a `write` met a row that changed since it was read: the statement is to run again
+    at a fresh snapshot, after `rollback_to` its mark."""
+    return error.sqlstate == "40001" and error.message == ROW_CHANGED
 
 
 class TxnDriver:
-    """Transactions over the shards of one cluster, for all sessions of a coordinator.
+    """Transactions over the shards of one cluster.
 
-    `catalog` gives the newest snapshot; `oracle` timestamps.
+    `catalog` gives the newest snapshot. REQUIRES: created on a running event loop, `oracle` started.
     """
 
-    def __init__(self, catalog: Callable[[], Catalog], oracle: Any) -> None: ...
+    def __init__(
+        self, catalog: Callable[[], Catalog], oracle: OracleService, rng: Rng, name: str = "c"
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.catalog = catalog
+        self.oracle = oracle
+        self.newest_seen = 0  # the largest timestamp any answer carried: the next request's floor
+        self._rng = rng
+        self._name = name
+        self._clients: dict[int, Client] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._forget: dict[int, list[bytes]] = {}
+
+    # --- for sessions
 
     def begin(self) -> Txn:
         """A new transaction; nothing is sent before its first statement."""
-        raise NotImplementedError
+        return Txn(self._rng.token(16))
 
     def execute_row(
         self,
@@ -60,21 +93,45 @@ class TxnDriver:
         params: bytes,
         formats: bytes,
         on_done: OnDone,
-    ) -> None:
-        """Runs a row program; `on_done` is called once, never before this returns."""
-        raise NotImplementedError
+    ) -> RowCall:
+        """Runs a row program; `on_done` is called once, never before this returns.
+
+        The call's `cancel` ends the wait of a statement outside a transaction.
+        """
+        call = RowCall(self, txn, plan, program, params, formats, on_done)
+        call.start()
+        return call
 
     def needs_fallback(self, plan: RowPlan, program: Any, params: bytes) -> bool:
         """True if `plan.fallback` must be used: several ranges, and no concatenating."""
-        raise NotImplementedError
+        spec = plan.program
+        if not spec.aggregates and spec.limit is None and spec.offset is None:
+            return False
+        return spec.kind == "select" and len(self.route(spec, program, params)) > 1
 
     async def snapshot(self, txn: Txn | None) -> int:
         """A timestamp for the scans of one statement."""
-        raise NotImplementedError
+        return self.oracle.issue()
 
     async def run_scan(self, txn: Txn | None, stage: ScanStage, read_ts: int = 0) -> pa.Table:
-        """Gathers a stage; its interval and filter are final. `read_ts` 0 takes a snapshot."""
-        raise NotImplementedError
+        """Gathers a stage; its interval and filter are final. `read_ts` 0 takes a snapshot.
+
+        The table has the columns `c<position>` and, with `with_key`, `_key` and `_ts`.
+        """
+        catalog = self.catalog()
+        table = catalog.table(stage.table_id)
+        if not read_ts:
+            read_ts = self.oracle.issue()
+        columns = stage.columns
+        if not columns and not stage.with_key:
+            columns = (0,)  # a table without columns cannot say how many rows it has
+        ranges = catalog.ranges_for(table.group_id, stage.key_low, stage.key_high)
+        scans = [self._scan_range(txn, stage, columns, item, read_ts) for item in ranges]
+        parts = await self._together(scans)
+        schema = scan_schema(table, columns, stage.with_key)
+        batches = [batch.cast(schema) if batch.schema != schema else batch
+                   for part in parts for batch in part]
+        return pa.Table.from_batches(batches, schema)
 
     async def write(
         self,
@@ -86,7 +143,11 @@ class TxnDriver:
         expected_ts: Sequence[int] = (),
     ) -> WriteResult:
         """Writes rows by key, each to its range, as one statement (see messages.Write)."""
-        raise NotImplementedError
+        row_data = None if mode == "delete" else b"".join(rows)
+        row_offsets = None if row_data is None else _offsets(rows)
+        return await self.write_encoded(
+            txn, table_id, mode, b"".join(keys), _offsets(keys), row_data, row_offsets, expected_ts
+        )
 
     async def write_encoded(
         self,
@@ -99,8 +160,34 @@ class TxnDriver:
         row_offsets: Any,
         expected_ts: Sequence[int] = (),
     ) -> WriteResult:
-        """`write` for concatenated keys and rows with n + 1 int64 offsets each (bulk)."""
-        raise NotImplementedError
+        """`write` for concatenated keys and rows with n + 1 offsets each (bulk).
+
+        Offsets are integers of 4 or 8 bytes, signed or not; they begin with 0.
+        """
+        self.check(txn)
+        key_offsets = _as_int64(key_offsets)
+        row_offsets = None if row_offsets is None else _as_int64(row_offsets)
+        catalog = self.catalog()
+        table = catalog.table(table_id)
+        range_map = catalog.range_maps[table.group_id]
+        count = len(key_offsets) - 1
+        dealt = split_by_range(keys, key_offsets, rows, row_offsets, range_map.starts)
+        txn.statement += 1
+        sends = []
+        for at, members, framed_keys, framed_rows in dealt:
+            expected = tuple(expected_ts)
+            if members is not None and expected:
+                expected = tuple(expected_ts[i] for i in members)
+            size = count if members is None else len(members)
+            item = range_map.ranges[at]
+            sends.append(
+                self._write_range(
+                    txn, item, table_id, mode, size, framed_keys, framed_rows, expected, members
+                )
+            )
+        results = await self._together(sends)
+        skipped = sorted(index for result in results for index in result.skipped)
+        return WriteResult(sum(result.count for result in results), tuple(skipped))
 
     def mark(self, txn: Txn) -> int:
         """A savepoint: the number of the last statement."""
@@ -108,24 +195,474 @@ class TxnDriver:
 
     async def rollback_to(self, txn: Txn, statement: int) -> None:
         """Undoes all statements after `statement` (from `mark`)."""
-        raise NotImplementedError
+        if txn.doomed:
+            raise SqlError("40001", "the transaction was aborted by a shard")
+        sends = []
+        for range_id, part in list(txn.parts.items()):
+            if part.statements and part.statements[-1] <= statement:
+                continue
+            part.statements = [number for number in part.statements if number <= statement]
+            message = m.Rollback(range_id, txn.txn_id, part.state_id, statement)
+            sends.append(self._request(part.range, message))
+        try:
+            await self._together(sends)
+        except SqlError as error:
+            txn.doomed = True
+            raise SqlError("40001", "a shard lost the transaction") from error
 
     async def commit(self, txn: Txn) -> None:
         """Commits. Class 40 errors mean certainly aborted; 08007 that the outcome is unknown."""
-        raise NotImplementedError
+        if txn.doomed:
+            await self.rollback(txn)
+            raise SqlError("40001", "the transaction was aborted by a shard")
+        parts = list(txn.parts.values())
+        txn.parts = {}
+        if not parts:
+            return
+        if len(parts) == 1:
+            await self._commit_one(txn, parts[0])
+        else:
+            await self._commit_many(txn, parts)
 
     async def rollback(self, txn: Txn) -> None:
         """Drops everything; never fails."""
-        raise NotImplementedError
+        self.abandon(txn)
+
+    def abandon(self, txn: Txn) -> None:
+        """The same without waiting: later requests overtake nothing on their connections."""
+        parts, txn.parts = txn.parts, {}
+        entering, txn.entering = txn.entering, {}
+        txn.doomed = txn.ended = True
+        for item in entering.values():
+            message = m.Rollback(item.id, txn.txn_id, 0)
+            self.client(item.primary).call(message, _ignore)
+        for range_id, part in parts.items():
+            message = m.Rollback(range_id, txn.txn_id, part.state_id)
+            self.client(part.range.primary).call(message, _ignore)
+
+    # --- tables
 
     async def install_table(self, table_id: int) -> None:
-        """Makes a created table's tablets on its shards (after its descriptors are in the store)."""
-        raise NotImplementedError
+        """Makes a table's tablets on its shards (after its descriptors are in the store)."""
+        catalog = self.catalog()
+        table = catalog.table(table_id)
+        await self.install(table, catalog.ranges_for(table.group_id))
 
-    async def drop_table(self, table: Any, ranges: Sequence[Any]) -> None:
+    async def install(self, table: Table, ranges: Sequence[Range]) -> None:
+        """The same for given descriptors."""
+        await self._together(
+            [self._request(item, m.InstallTable(item, table)) for item in ranges]
+        )
+
+    async def drop_table(self, table: Table, ranges: Sequence[Range]) -> None:
         """Drops a table's tablets (after its descriptors are gone)."""
-        raise NotImplementedError
+        await self._together(
+            [self._request(item, m.DropTable(item.id, table.id)) for item in ranges]
+        )
+
+    async def status(self) -> dict[int, m.StatusReply | SqlError]:
+        """Every shard's counters, or why it did not answer."""
+        out: dict[int, m.StatusReply | SqlError] = {}
+        for node_id in self.catalog().nodes:
+            try:
+                reply = await self.client(node_id).request(m.Status())
+            except SqlError as error:
+                out[node_id] = error
+                continue
+            assert isinstance(reply, m.StatusReply)
+            out[node_id] = reply
+        return out
 
     async def close(self) -> None:
         """Closes the connections."""
-        raise NotImplementedError
+        for task in list(self._tasks):
+            task.cancel()
+        for client in self._clients.values():
+            await client.close()
+
+    # --- for row calls
+
+    def client(self, node_id: int) -> Client:
+        """The connection to a shard, made if there is none."""
+        client = self._clients.get(node_id)
+        if client is not None and client.connected:
+            return client
+        node = self.catalog().nodes.get(node_id)
+        if node is None:
+            if client is None:
+                raise SqlError("57P03", f"shard {node_id} is not known to the cluster")
+            return client  # gone from the catalog for now: its old address is the best guess
+        if client is None or client.address != node.address:
+            if client is not None:
+                self.spawn(client.close())
+            client = self._clients[node_id] = Client(node.address, self._hello, self.loop)
+        return client
+
+    def route(self, spec: ProgramSpec, program: Any, params: bytes) -> Sequence[Range]:
+        """The ranges a program has to run on, in key order; at least one."""
+        catalog = self.catalog()
+        table = catalog.tables.get(spec.table_id)
+        if table is None:
+            raise SqlError("42P01", "the table has been dropped")
+        ranges = catalog.range_maps[table.group_id]
+        if len(ranges.ranges) == 1:
+            return ranges.ranges
+        if spec.kind == "insert":
+            keys = [key for key, _ in program.insert(params)]
+        elif program.is_points:
+            keys = program.points(params)
+        else:
+            interval = program.interval(params)
+            if interval is None:
+                return ranges.ranges[:1]
+            return ranges.meet(*interval) or ranges.ranges[:1]
+        if len(keys) == 1:
+            return (ranges.find(keys[0]),)
+        if not keys:
+            return ranges.ranges[:1]
+        met = {item.id: item for item in map(ranges.find, keys)}
+        return sorted(met.values(), key=lambda item: item.start)
+
+    def saw(self, ts: int) -> None:
+        """Learns a timestamp from an answer."""
+        if ts > self.newest_seen:
+            self.newest_seen = ts
+
+    def joined(self, txn: Txn, item: Range, state_id: int) -> None:
+        """A statement has succeeded on a range; if the transaction has ended, it ends there too."""
+        if txn.ended:
+            message = m.Rollback(item.id, txn.txn_id, state_id)
+            self.client(item.primary).call(message, _ignore)
+        else:
+            txn.joined(item, state_id)
+
+    def new_id(self) -> bytes:
+        """A transaction id."""
+        return self._rng.token(16)
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Runs something in the background."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def check(self, txn: Txn) -> None:
+        """40001 if the transaction cannot go on."""
+        if txn.doomed:
+            raise SqlError("40001", "the transaction was aborted by a shard")
+
+    async def outcome_of(self, item: Range, txn_id: bytes) -> m.Outcome | None:
+        """Asks for an outcome until it is known, making it abort if it is open; None: no answer."""
+        end = self.loop.time() + ANSWER_WAIT_S
+        while self.loop.time() < end:
+            client = self.client(item.primary)
+            if await client.wait_connected(1.0):
+                try:
+                    reply = await client.request(m.QueryOutcome(item.id, txn_id, True))
+                except SqlError:
+                    reply = LOST
+                if isinstance(reply, m.Outcome):
+                    return reply
+            await asyncio.sleep(RETRY_PAUSE_S)
+        return None
+
+    async def wait_for(self, item: Range) -> Client:
+        """A connection to a range's primary; 57P03 if there is none in time."""
+        end = self.loop.time() + CONNECT_WAIT_S
+        while True:
+            client = self.client(item.primary)
+            if await client.wait_connected(0.25):
+                return client
+            if self.loop.time() > end:
+                raise SqlError("57P03", f"shard {item.primary} cannot be reached")
+
+    # --- inner workings
+
+    def _hello(self) -> m.Hello:
+        try:
+            issued = self.oracle.issue()
+        except SqlError:
+            issued = 0
+        return m.Hello(f"coordinator {self._name}", framing.PROTOCOL_VERSION, issued)
+
+    async def _together(self, work: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
+        """Runs coroutines at once; all have ended when the first error is raised."""
+        if len(work) == 1:
+            return [await work[0]]
+        results = await asyncio.gather(*work, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return list(results)
+
+    async def _request(self, item: Range, message: m.Message) -> m.Message:
+        """A request that may be sent again: idempotent ones only."""
+        end = self.loop.time() + CONNECT_WAIT_S
+        while True:
+            client = await self.wait_for(item)
+            try:
+                return await client.request(message)
+            except SqlError as error:
+                if error.sqlstate not in ("08006", "57P03") or self.loop.time() > end:
+                    raise
+                await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def _scan_range(
+        self,
+        txn: Txn | None,
+        stage: ScanStage,
+        columns: tuple[int, ...],
+        item: Range,
+        read_ts: int,
+    ) -> list[pa.RecordBatch]:
+        end = self.loop.time() + CONNECT_WAIT_S
+        part = None if txn is None else txn.parts.get(item.id)
+        ref = None
+        if txn is not None and part is not None:
+            ref = m.TxnRef(txn.txn_id, part.state_id, txn.statement, self.oracle.issued)
+        message = m.Scan(
+            item.id, stage.table_id, read_ts, stage.key_low, stage.key_high, columns,
+            stage.with_key, stage.filter, ref,
+        )
+        while True:
+            client = await self.wait_for(item)
+            batches: list[pa.RecordBatch] = []
+            try:
+                async for reply in client.stream(message).items():
+                    if isinstance(reply, m.Chunk):
+                        with pa.ipc.open_stream(reply.data) as reader:
+                            batches.extend(reader)
+                    elif isinstance(reply, m.StreamEnd):
+                        self.saw(reply.newest_ts)
+                return batches
+            except SqlError as error:
+                retry = error.sqlstate in RETRYABLE_SCAN and self.loop.time() < end
+                if ref is not None or not retry:
+                    if txn is not None and error.sqlstate in ("08006", "40001"):
+                        txn.doomed = True
+                        raise SqlError("40001", "a shard lost the transaction") from error
+                    raise as_error(error) from error
+                await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def _write_range(
+        self,
+        txn: Txn,
+        item: Range,
+        table_id: int,
+        mode: str,
+        count: int,
+        keys: bytes,
+        rows: bytes,
+        expected_ts: tuple[int, ...],
+        members: list[int] | None,
+    ) -> WriteResult:
+        client = await self.wait_for(item)
+        part = txn.parts.get(item.id)
+        state_id = part.state_id if part is not None else 0
+        if part is None:
+            txn.entering[item.id] = item
+        issued = self.oracle.issue()
+        message = m.Write(
+            item.id, table_id, max(self.newest_seen, txn.floor), issued,
+            m.TxnRef(txn.txn_id, state_id, txn.statement, issued),
+            False, mode, count, keys, rows, expected_ts,
+        )
+        done: asyncio.Future[m.Message] = self.loop.create_future()
+        client.call(message, lambda reply: None if done.done() else done.set_result(reply))
+        reply = await done
+        if isinstance(reply, m.Written):
+            self.joined(txn, item, reply.state_id)
+            self.saw(reply.newest_ts)
+            txn.floor = max(txn.floor, reply.newest_ts)
+            skipped = reply.skipped
+            if members is not None:
+                skipped = tuple(members[i] for i in skipped)
+            return WriteResult(reply.count, skipped)
+        assert isinstance(reply, m.Failure), reply
+        txn.entering.pop(item.id, None)
+        if reply is LOST or reply.aborted:
+            txn.doomed = True
+            raise SqlError("40001", "a shard lost the transaction")
+        raise as_error(failure_error(reply))
+
+    async def _commit_one(self, txn: Txn, part: Part) -> None:
+        client = self.client(part.range.primary)
+        issued = self.oracle.issue()
+        message = m.CommitOne(
+            part.range.id,
+            m.TxnRef(txn.txn_id, part.state_id, txn.statement, issued),
+            tuple(part.statements),
+            max(self.newest_seen, txn.floor),
+            issued,
+        )
+        done: asyncio.Future[m.Message] = self.loop.create_future()
+        client.call(message, lambda reply: None if done.done() else done.set_result(reply))
+        reply = await done
+        if isinstance(reply, m.Committed):
+            self.saw(reply.commit_ts)
+            return
+        if isinstance(reply, m.Failure) and reply.aborted:
+            raise failure_error(reply)
+        outcome = await self.outcome_of(part.range, txn.txn_id)
+        if outcome is not None and outcome.state == "committed":
+            self.saw(outcome.ts)
+        elif outcome is not None and outcome.state == "aborted":
+            raise SqlError("40001", "a shard lost the transaction")
+        else:
+            raise unknown_outcome()
+
+    async def _commit_many(self, txn: Txn, parts: list[Part]) -> None:
+        await _ManyCommit(self, txn, parts).run()
+
+    def acknowledged(self, txn_id: bytes, parts: Sequence[Part]) -> None:
+        """All participants know a commit durably: they may forget it, told in batches."""
+        for part in parts:
+            waiting = self._forget.setdefault(part.range.id, [])
+            waiting.append(txn_id)
+            if len(waiting) >= FORGET_BATCH:
+                del self._forget[part.range.id]
+                message = m.Forget(part.range.id, tuple(waiting))
+                self.client(part.range.primary).call(message, _ignore)
+
+
+class _ManyCommit:
+    """Carries out the effects of one two-phase commit."""
+
+    def __init__(self, driver: TxnDriver, txn: Txn, parts: list[Part]) -> None:
+        self._driver = driver
+        self._txn = txn
+        self._parts = parts
+        self._machine = two_phase.TwoPhaseCommit(len(parts))
+        self._reported: asyncio.Future[int | None] = driver.loop.create_future()
+        self._refusal: SqlError | None = None
+        self._acknowledged = 0
+
+    async def run(self) -> None:
+        """Returns once the transaction is committed; see TxnDriver.commit for errors."""
+        driver, txn = self._driver, self._txn
+        issued = driver.oracle.issue()
+        participants = tuple(
+            m.Participant(part.range.id, part.range.primary, part.range.start, part.state_id)
+            for part in self._parts
+        )
+        for index, part in enumerate(self._parts):
+            message = m.Prepare(
+                part.range.id,
+                m.TxnRef(txn.txn_id, part.state_id, txn.statement, issued),
+                tuple(part.statements),
+                participants,
+                max(driver.newest_seen, txn.floor),
+                issued,
+            )
+            client = driver.client(part.range.primary)
+            client.call(message, lambda reply, index=index: self._answer(index, reply))  # type: ignore[misc]
+        timer = driver.loop.call_later(
+            ANSWER_WAIT_S, lambda: self._carry_out(self._machine.gave_up())
+        )
+        try:
+            commit_ts = await asyncio.shield(self._reported)
+        finally:
+            timer.cancel()
+        if commit_ts is None:
+            raise unknown_outcome()
+        if commit_ts == 0:
+            raise self._refusal or SqlError("40001", "a shard lost the transaction")
+        driver.saw(commit_ts)
+
+    def _answer(self, index: int, reply: m.Message) -> None:
+        machine = self._machine
+        if isinstance(reply, m.Prepared):
+            effects = machine.prepared(index, reply.min_commit_ts)
+        elif isinstance(reply, m.Failure) and reply.aborted:
+            self._refusal = self._refusal or failure_error(reply)
+            effects = machine.refused(index)
+        else:
+            effects = machine.lost(index)
+        self._carry_out(effects)
+
+    def _carry_out(self, effects: list[two_phase.Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, two_phase.Report):
+                if not self._reported.done():
+                    self._reported.set_result(effect.commit_ts)
+            elif isinstance(effect, two_phase.Tell):
+                self._tell(effect.participant, effect.commit_ts, 0)
+            else:
+                self._driver.spawn(self._ask(effect.participant))
+
+    async def _ask(self, index: int) -> None:
+        outcome = await self._driver.outcome_of(self._parts[index].range, self._txn.txn_id)
+        if outcome is None:
+            self._carry_out(self._machine.gave_up())
+        elif outcome.state == "prepared":
+            self._carry_out(self._machine.prepared(index, outcome.ts))
+        elif outcome.state == "committed":
+            self._carry_out(self._machine.committed(index, outcome.ts))
+        elif outcome.state == "aborted":
+            self._carry_out(self._machine.refused(index))
+
+    def _tell(self, index: int, commit_ts: int, attempt: int) -> None:
+        """Sends the outcome; participants that stay away find it out by themselves."""
+        part = self._parts[index]
+        driver = self._driver
+
+        def told(reply: m.Message) -> None:
+            if isinstance(reply, m.Ack):
+                self._acknowledged += 1
+                if commit_ts and self._acknowledged == len(self._parts):
+                    driver.acknowledged(self._txn.txn_id, self._parts)
+            elif attempt < 5:
+                delay = RETRY_PAUSE_S * 4**attempt
+                driver.loop.call_later(
+                    delay, lambda: self._tell(index, commit_ts, attempt + 1)
+                )
+
+        message = m.Decide(part.range.id, self._txn.txn_id, commit_ts)
+        try:
+            driver.client(part.range.primary).call(message, told)
+        except SqlError:
+            return
+
+
+def unknown_outcome() -> SqlError:
+    """The error for a commit whose answer cannot be had."""
+    return SqlError(
+        "08007",
+        "the outcome of the transaction is not known: a shard could not be reached",
+        hint="Look whether its changes are there before running it again.",
+    )
+
+
+def scan_schema(table: Table, columns: Sequence[int], with_key: bool) -> pa.Schema:
+    """The Arrow schema of a scan's result."""
+    fields = [
+        pa.field(
+            f"c{position}",
+            arrow_type(table.columns[position].type_code, table.columns[position].typmod),
+        )
+        for position in columns
+    ]
+    if with_key:
+        fields += [pa.field("_key", pa.binary()), pa.field("_ts", pa.uint64())]
+    return pa.schema(fields)
+
+
+def _as_int64(offsets: Any) -> memoryview | array[int]:
+    """Any integer offsets as the ones `split_by_range` takes, without a copy if they are wide."""
+    view = memoryview(offsets)
+    if view.itemsize == 8:
+        return view.cast("B").cast("q")
+    return array("q", view.tolist())
+
+
+def _offsets(items: Sequence[bytes]) -> array[int]:
+    out = array("q", [0])
+    at = 0
+    for item in items:
+        at += len(item)
+        out.append(at)
+    return out
+
+
+def _ignore(_: m.Message) -> None:
+    return None

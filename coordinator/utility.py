@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from coordinator.copy_in import copy_from
 from coordinator.executor import Executor, Outcome, complete
 from coordinator.pgwire import messages
-from coordinator.plan.cache import describe
+from coordinator.plan.cache import Entry, describe
+from coordinator.plan.explain import explain_lines
 from coordinator.plan.plans import UtilityPlan
+from shardb import types
 from shardb.errors import SqlError, unsupported
 
 if TYPE_CHECKING:
@@ -225,6 +227,45 @@ def _discard(session: Conversation, plan: UtilityPlan) -> UtilityResult:
     return result
 
 
+def _prepare(session: Conversation, plan: UtilityPlan) -> UtilityResult:
+    name, type_names, text = str(plan.args[0]), plan.args[1], str(plan.args[2])
+    assert isinstance(type_names, tuple), type_names
+    if name.encode() in session.prepared:
+        raise SqlError("42P05", f'prepared statement "{name}" already exists')
+    oids = []
+    for type_name in type_names:
+        code = types.type_by_name(type_name)
+        if code is None:
+            raise SqlError("42704", f'type "{type_name}" does not exist')
+        oids.append(types.TYPES[code].oid)
+    session.prepared[name.encode()] = session.prepare(text.encode(), tuple(oids))
+    return UtilityResult(plan.tag)
+
+
+async def bound_execute(
+    executor: Executor, session: Conversation, plan: UtilityPlan
+) -> tuple[Entry, bytes]:
+    """What EXECUTE runs: the prepared statement's plan and its parameter row."""
+    name, arguments = str(plan.args[0]), plan.args[1]
+    assert isinstance(arguments, tuple), arguments
+    prepared = session.prepared.get(name.encode())
+    if prepared is None or prepared.entry is None:
+        raise SqlError("26000", f'prepared statement "{name}" does not exist')
+    entry = session.fresh(prepared)
+    if len(arguments) != entry.param_count:
+        raise SqlError(
+            "42601",
+            f'wrong number of parameters for prepared statement "{name}"',
+            detail=f"Expected {entry.param_count} parameters but got {len(arguments)}.",
+        )
+    values = [
+        await executor.evaluate(session, text, ref.code, ref.typmod)
+        for text, ref in zip(arguments, entry.params, strict=True)
+    ]
+    formats, values = session.with_extras(entry, b"", values)
+    return entry, entry.layout.encode_params(formats, values)
+
+
 def _deallocate(session: Conversation, plan: UtilityPlan) -> UtilityResult:
     name = plan.args[0]
     if not name:
@@ -238,7 +279,7 @@ def _deallocate(session: Conversation, plan: UtilityPlan) -> UtilityResult:
 
 
 def _explain(session: Conversation, plan: UtilityPlan) -> UtilityResult:
-    lines: Sequence[Any] = plan.args[0]  # type: ignore[assignment]
+    lines = explain_lines(plan.args[0], session.executor.catalog)  # type: ignore[arg-type]
     rows = [messages.data_row([str(line).encode()]) for line in lines]
     return UtilityResult(plan.tag, rows, describe(plan.columns, b""))
 
@@ -258,6 +299,7 @@ _NOW: Final[dict[str, Callable[[Conversation, UtilityPlan], UtilityResult | None
     "show": _show,
     "reset": _reset,
     "discard": _discard,
+    "prepare": _prepare,
     "deallocate": _deallocate,
     "explain": _explain,
     "vacuum": _nothing,

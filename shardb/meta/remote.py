@@ -78,7 +78,7 @@ class RemoteWatch(Watch):
 
 
 class RemoteStore(Store):
-    """A client of the service at a unix socket path. `await connect()` before the first call."""
+    """A client of the service at a unix socket path; it connects at the first call at the latest."""
 
     def __init__(self, path: str, timeout_seconds: float = CALL_TIMEOUT_SECONDS) -> None:
         self._path = path.removeprefix("unix:")
@@ -93,8 +93,6 @@ class RemoteStore(Store):
 
     async def connect(self) -> RemoteStore:
         """Connects, waiting up to the timeout for the service to listen; returns itself."""
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._stay_connected())
         await self._wait_connected(self._timeout)
         return self
 
@@ -124,6 +122,7 @@ class RemoteStore(Store):
     def watch(self, prefix: str, from_revision: int) -> Watch:
         if self._closed:
             raise SqlError("57P01", "the metadata store is closed")
+        self._begin()
         watch = RemoteWatch(self, prefix, from_revision)
         number = self._next_number()
         self._watches[number] = watch
@@ -162,6 +161,11 @@ class RemoteStore(Store):
         if self._watches.pop(watch.number, None) is not None and self._writer is not None:
             self._writer.write(frames.frame(frames.StopWatch(watch.number)))
 
+    def _begin(self) -> None:
+        """Starts to connect, the first time something is asked for."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._stay_connected())
+
     def _next_number(self) -> int:
         self._last_number += 1
         return self._last_number
@@ -169,6 +173,7 @@ class RemoteStore(Store):
     async def _wait_connected(self, timeout: float) -> None:
         if self._closed:
             raise SqlError("57P01", "the metadata store is closed")
+        self._begin()
         try:
             await asyncio.wait_for(self._connected.wait(), timeout)
         except TimeoutError:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import uvloop
 
 from shardb import __name__ as package
-from shardb.engine.fragment import FragmentEngine
+from shardb.engine.fragments import FragmentEngine
 from shardb.errors import SqlError
 from shardb.meta import schema
 from shardb.meta.descriptors import Node
@@ -35,7 +35,7 @@ async def serve(node_id: int, data: str, address: str, meta: str) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    store = RemoteStore(meta)
+    store = await RemoteStore(meta).connect()
     nodes: dict[int, str] = {}
     engine = FragmentEngine()
 

@@ -46,7 +46,7 @@ class InDoubt(Protocol):
 class ShardNode:
     """Opens the data directory, replays its log and serves messages.
 
-    `notify` and `on_fatal` as in `storage.log.Log`; `workers` run scans; `filter_rows` is the
+    `on_fatal` as in `storage.log.Log`; `workers` run scans; `filter_rows` is the
     fragment engine's filter.
     """
 
@@ -55,7 +55,6 @@ class ShardNode:
         path: str,
         files: Files,
         rng: Rng,
-        notify: Callable[[Callable[[], None]], object],
         on_fatal: Callable[[StorageError], None],
         workers: Executor,
         filter_rows: Filter,
@@ -71,7 +70,7 @@ class ShardNode:
         self._workers = workers
         self._filter_rows = filter_rows
         self._known_issued = 0
-        self.engine = Engine(path, files, rng, self._replay, notify, on_fatal)
+        self.engine = Engine(path, files, rng, self._replay, on_fatal)
 
     def close(self) -> None:
         """Makes everything appended durable and lets the directory go."""

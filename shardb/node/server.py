@@ -51,9 +51,8 @@ class NodeServer:
         self._server: asyncio.AbstractServer | None = None
         self.node = ShardNode(
             data,
-            files or SystemFiles(),
+            files or SystemFiles(self._loop),
             rng or SystemRng(),
-            self._loop.call_soon_threadsafe,
             on_fatal,
             self._workers,
             filter_rows,

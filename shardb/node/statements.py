@@ -444,14 +444,12 @@ class WriteStatement(Statement):
     def _check_version(
         self, state: State, key: bytes, existing: bytes | None, expected_ts: int
     ) -> None:
-        """The row must be the one its new value came from; own writes have version 0 in scans."""
+        """The row must be the one its new value came from. Own writes cannot have changed."""
         overlay = state.overlays.get(self.table.id, {})
-        if key in overlay:
-            found = 0
-        else:
-            version = self.local.tablets[self.table.id].newest(key)
-            found = -1 if version is None else version[1]
-        if existing is None or found != expected_ts:
+        if existing is not None and key in overlay:
+            return
+        version = self.local.tablets[self.table.id].newest(key)
+        if existing is None or version is None or version[1] != expected_ts:
             raise SqlError("40001", ROW_CHANGED)
 
     def _bulk(self, state: State, keys: list[bytes]) -> Waits:

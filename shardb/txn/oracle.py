@@ -32,10 +32,15 @@ class Oracle:
         assert found_bound % STEP == 0, found_bound
 
     def issue(self, now_ms: int) -> int:
-        """The next timestamp, or 0 if the bound has to be raised first."""
+        """The next timestamp, or 0 if the bound has to be raised first.
+
+        Time that has run past the bound is not followed until a higher one is persisted.
+        """
         ts = max(self.issued + STEP, now_ms << LOGICAL_BITS)
         if ts >= self.bound:
-            return 0
+            ts = self.issued + STEP
+            if ts >= self.bound:
+                return 0
         self.issued = ts
         return ts
 

@@ -186,9 +186,10 @@ class Participant:
                     state.owner = None
 
     def rollback(self, message: m.Rollback) -> m.Message:
-        """Drops a state, or takes back its later statements."""
+        """Drops a state, or takes back its later statements. State id 0 drops whichever there is."""
         state = self.states.get(message.txn_id)
-        if state is None or state.state_id != message.state_id or state.phase != ACTIVE:
+        unknown = state is None or message.state_id not in (0, state.state_id)
+        if unknown or state is None or state.phase != ACTIVE:
             return aborted_failure("the transaction is not known here")
         if message.statement:
             state.undo(message.statement)

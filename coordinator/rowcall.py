@@ -1,0 +1,410 @@
+"""One row program on its way: to one range or several, and back as one result.
+
+The usual way, one range and a good answer, takes one message each way and no task. The rest (a lost
+connection, a program unknown to a restarted shard, several ranges) goes the slow way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from coordinator.plan.plans import RowPlan
+from shardb.errors import SqlError
+from shardb.meta.descriptors import Range
+from shardb.rpc import messages as m
+from shardb.rpc.transport import LOST, failure_error
+
+if TYPE_CHECKING:
+    from coordinator.txn_driver import TxnDriver
+
+UNKNOWN_PROGRAM: Final = "SH001"
+NOT_HERE: Final = "SH002"
+RETRY_NOW: Final = frozenset({"40001", "40P01"})
+RETRY_LATER: Final = frozenset({"57P03", NOT_HERE})
+ATTEMPTS_MAX: Final = 20
+RETRY_PAUSE_S: Final = 0.05
+RETRY_LATER_S: Final = 5.0
+
+
+class Part:
+    """A transaction on one range, as that range answered."""
+
+    __slots__ = ("range", "state_id", "statements")
+
+    def __init__(self, item: Range, state_id: int) -> None:
+        self.range = item
+        self.state_id = state_id
+        self.statements: list[int] = []
+
+
+class Txn:
+    """One transaction as its coordinator sees it.
+
+    `doomed`: it certainly cannot commit any more. `entering`: ranges with a statement under way and
+    no state known yet. Statements count from 2, so that every savepoint has a number above 0.
+    """
+
+    __slots__ = ("doomed", "ended", "entering", "floor", "parts", "statement", "txn_id")
+
+    def __init__(self, txn_id: bytes) -> None:
+        self.txn_id = txn_id
+        self.statement = 1
+        self.floor = 0
+        self.doomed = False
+        self.ended = False
+        self.parts: dict[int, Part] = {}
+        self.entering: dict[int, Range] = {}
+
+    def joined(self, item: Range, state_id: int) -> None:
+        """The present statement has succeeded on a range."""
+        self.entering.pop(item.id, None)
+        part = self.parts.get(item.id)
+        if part is None:
+            part = self.parts[item.id] = Part(item, state_id)
+        part.statements.append(self.statement)
+
+
+def as_error(error: BaseException) -> SqlError:
+    """An error for the session; internal codes become what a client may see."""
+    if not isinstance(error, SqlError):
+        sqlstate = getattr(error, "sqlstate", "XX000")
+        message = getattr(error, "message", None) or str(error)
+        return SqlError(sqlstate, message, detail=getattr(error, "detail", "") or "")
+    if error.sqlstate in (UNKNOWN_PROGRAM, NOT_HERE):
+        return SqlError("57P03", f"{error.message}; try again")
+    return error
+
+
+class RowCall:
+    """Runs once: `start`, and later one call of `on_done`."""
+
+    __slots__ = (
+        "attempts",
+        "commit",
+        "deadline",
+        "driver",
+        "error",
+        "formats",
+        "implicit",
+        "on_done",
+        "params",
+        "plan",
+        "program",
+        "ranges",
+        "read_ts",
+        "results",
+        "single",
+        "txn",
+        "txn_id",
+        "waiting",
+        "writes",
+    )
+
+    def __init__(
+        self,
+        driver: TxnDriver,
+        txn: Txn | None,
+        plan: RowPlan,
+        program: Any,
+        params: bytes,
+        formats: bytes,
+        on_done: Callable[[Any], None],
+    ) -> None:
+        self.driver = driver
+        self.txn = txn
+        self.plan = plan
+        self.program = program
+        self.params = params
+        self.formats = formats
+        self.on_done = on_done
+        self.implicit = txn is None
+        self.attempts = 0
+        self.deadline = 0.0
+        spec = plan.program
+        self.writes = spec.kind != "select" or spec.locking != ""
+
+    def start(self) -> None:
+        """Routes and sends."""
+        driver = self.driver
+        spec = self.plan.program
+        try:
+            ranges = driver.route(spec, self.program, self.params)
+            if self.txn is not None:
+                driver.check(self.txn)
+            self.ranges = ranges
+            self.error: SqlError | None = None
+            self.read_ts = 0
+            self.txn_id = b""
+            self.commit = False
+            self.single = len(ranges) == 1
+            if self.implicit:
+                self.txn = None
+            if self.single:
+                if self.writes:
+                    if self.implicit:
+                        self.commit = True
+                        self.txn_id = driver.new_id()
+                    else:
+                        assert self.txn is not None
+                        self.txn.statement += 1
+                self._send(0)
+                return
+            self._start_many(ranges)
+        except (SqlError, ValueError) as error:
+            driver.loop.call_soon(self.on_done, as_error(error))
+
+    def _start_many(self, ranges: Sequence[Range]) -> None:
+        spec = self.plan.program
+        if spec.aggregates or spec.limit is not None or spec.offset is not None:
+            raise SqlError("XX000", "a row program over several ranges cannot be concatenated")
+        if self.writes:
+            if self.txn is None:
+                self.txn = self.driver.begin()
+            self.txn.statement += 1
+        else:
+            self.read_ts = self.driver.oracle.issue()
+        self.results: list[m.Rows | None] = [None] * len(ranges)
+        self.waiting = len(ranges)
+        for index in range(len(ranges)):
+            self._send(index)
+
+    def _send(self, index: int) -> None:
+        driver = self.driver
+        item = self.ranges[index]
+        client = driver.client(item.primary)
+        if not client.connected:
+            driver.spawn(self._send_later(index))
+            return
+        plan = self.plan
+        if plan.program_id not in client.known_programs:
+            client.known_programs.add(plan.program_id)
+            table = driver.catalog().table(plan.program.table_id)
+            register = m.RegisterProgram(plan.program_id, plan.program, table)
+            client.call(register, self._registered)
+        txn = self.txn
+        ref = None
+        floor = driver.newest_seen
+        if self.writes:
+            issued = driver.oracle.issue()
+            if txn is None:
+                ref = m.TxnRef(self.txn_id, 0, 1, issued)
+            else:
+                part = txn.parts.get(item.id)
+                state_id = 0
+                if part is None:
+                    txn.entering[item.id] = item
+                else:
+                    state_id = part.state_id
+                ref = m.TxnRef(txn.txn_id, state_id, txn.statement, issued)
+                if txn.floor > floor:
+                    floor = txn.floor
+        else:
+            issued = driver.oracle.issued
+            if txn is not None:
+                part = txn.parts.get(item.id)
+                if part is not None:
+                    ref = m.TxnRef(txn.txn_id, part.state_id, txn.statement, issued)
+        message = m.Execute(
+            item.id,
+            plan.program_id,
+            self.read_ts,
+            floor,
+            issued,
+            ref,
+            self.commit,
+            0,
+            self.params,
+            self.formats,
+        )
+        if self.single:
+            client.call(message, self._reply)
+        else:
+            client.call(message, lambda reply: self._reply_of(index, reply))
+
+    async def _send_later(self, index: int) -> None:
+        try:
+            await self.driver.wait_for(self.ranges[index])
+        except SqlError as error:
+            failure = m.Failure(error.sqlstate, error.message)
+            if self.single:
+                self.on_done(as_error(error))
+            else:
+                self._reply_of(index, failure)
+            return
+        self._send(index)
+
+    def _registered(self, reply: m.Message) -> None:
+        """A program that a shard cannot take fails its Execute too, with a poorer message."""
+        if isinstance(reply, m.Failure) and reply is not LOST:
+            self.error = failure_error(reply)
+
+    # --- one range
+
+    def _reply(self, reply: m.Message) -> None:
+        if type(reply) is m.Rows:
+            driver = self.driver
+            seen = reply.commit_ts or reply.newest_ts
+            if seen > driver.newest_seen:
+                driver.newest_seen = seen
+            if self.writes and self.txn is not None:
+                driver.joined(self.txn, self.ranges[0], reply.state_id)
+                if reply.newest_ts > self.txn.floor:
+                    self.txn.floor = reply.newest_ts
+            self.on_done(reply)
+            return
+        assert isinstance(reply, m.Failure), reply
+        self._failed(reply)
+
+    def _failed(self, failure: m.Failure) -> None:
+        driver = self.driver
+        state = failure.sqlstate
+        if state == UNKNOWN_PROGRAM:
+            if self.error is not None:
+                self.on_done(as_error(self.error))
+                return
+            self._forget_program()
+            if self._again():
+                self._send(0)
+                return
+        elif self.txn is not None:
+            self._fail_in_txn(failure)
+            return
+        elif failure is LOST:
+            if self.commit:
+                driver.spawn(self._resolve())
+            elif self._again():
+                driver.loop.call_later(RETRY_PAUSE_S, self.start)
+            else:
+                self.on_done(failure_error(failure))
+            return
+        elif state in RETRY_LATER:
+            now = driver.loop.time()
+            self.deadline = self.deadline or now + RETRY_LATER_S
+            if now < self.deadline:
+                driver.loop.call_later(RETRY_PAUSE_S, self.start)
+                return
+        elif state in RETRY_NOW and failure.aborted and self._again():
+            self.start()
+            return
+        self.on_done(as_error(failure_error(failure)))
+
+    def cancel(self) -> None:
+        """Asks for an end of a statement outside a transaction that waits; it may be too late."""
+        if self.single and self.commit:
+            item = self.ranges[0]
+            self.driver.client(item.primary).call(m.Rollback(item.id, self.txn_id, 0), _ignore)
+        elif self.implicit and self.txn is not None:
+            self.driver.abandon(self.txn)
+
+    def _fail_in_txn(self, failure: m.Failure) -> None:
+        txn = self.txn
+        assert txn is not None
+        txn.entering.pop(self.ranges[0].id, None)
+        if failure is LOST:
+            if self.writes or txn.parts:
+                txn.doomed = True
+                self.on_done(SqlError("40001", "a shard lost the transaction"))
+            elif self._again():
+                self.driver.loop.call_later(RETRY_PAUSE_S, self.start)
+            else:
+                self.on_done(failure_error(failure))
+            return
+        if failure.sqlstate in RETRY_LATER and not txn.parts and self._again():
+            self.driver.loop.call_later(RETRY_PAUSE_S, lambda: self._send_if_open(0))
+            return
+        if failure.aborted:
+            txn.doomed = True
+        self.on_done(as_error(failure_error(failure)))
+
+    def _send_if_open(self, index: int) -> None:
+        try:
+            self._send(index)
+        except SqlError as error:
+            self.on_done(error)
+
+    async def _resolve(self) -> None:
+        """The answer to a statement that was to commit has been lost."""
+        from coordinator.txn_driver import unknown_outcome
+
+        outcome = await self.driver.outcome_of(self.ranges[0], self.txn_id)
+        if outcome is not None and outcome.state == "aborted" and self._again():
+            self.start()
+            return
+        self.on_done(unknown_outcome())
+
+    def _again(self) -> bool:
+        self.attempts += 1
+        return self.attempts <= ATTEMPTS_MAX
+
+    def _forget_program(self) -> None:
+        for item in self.ranges:
+            self.driver.client(item.primary).known_programs.discard(self.plan.program_id)
+
+    # --- several ranges
+
+    def _reply_of(self, index: int, reply: m.Message) -> None:
+        if isinstance(reply, m.Rows):
+            self.results[index] = reply
+            self.driver.saw(reply.newest_ts)
+            if self.writes and self.txn is not None:
+                self.driver.joined(self.txn, self.ranges[index], reply.state_id)
+                self.txn.floor = max(self.txn.floor, reply.newest_ts)
+        else:
+            assert isinstance(reply, m.Failure), reply
+            if reply.sqlstate == UNKNOWN_PROGRAM and self._again():
+                self._forget_program()
+                self._send_if_open(index)
+                return
+            if self.txn is not None:
+                self.txn.entering.pop(self.ranges[index].id, None)
+            if self.txn is not None and self.writes and (reply is LOST or reply.aborted):
+                self.txn.doomed = True
+            if self.error is None:
+                self.error = failure_error(reply)
+        self.waiting -= 1
+        if not self.waiting:
+            self._all_answered()
+
+    def _all_answered(self) -> None:
+        driver = self.driver
+        error = self.error
+        if error is None:
+            if self.implicit and self.writes:
+                driver.spawn(self._commit())
+            else:
+                self.on_done(self._combined())
+            return
+        if not self.implicit:
+            self.on_done(as_error(error))
+            return
+        if self.writes and self.txn is not None:
+            driver.abandon(self.txn)  # nothing was prepared: certainly aborted
+        if error.sqlstate in RETRY_NOW | RETRY_LATER | {"08006"} and self._again():
+            driver.loop.call_later(RETRY_PAUSE_S, self.start)
+            return
+        self.on_done(as_error(error))
+
+    async def _commit(self) -> None:
+        assert self.txn is not None
+        try:
+            await self.driver.commit(self.txn)
+        except SqlError as error:
+            if error.sqlstate in RETRY_NOW and self._again():
+                self.start()
+            else:
+                self.on_done(error)
+            return
+        self.on_done(self._combined())
+
+    def _combined(self) -> m.Rows:
+        results = [result for result in self.results if result is not None]
+        if self.plan.program.reverse:
+            results.reverse()
+        data = b"".join(result.data for result in results)
+        rows = sum(result.rows for result in results)
+        return m.Rows(data, rows, 0, 0, max(result.newest_ts for result in results))
+
+
+def _ignore(_: m.Message) -> None:
+    return None
