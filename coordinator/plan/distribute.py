@@ -11,7 +11,7 @@ from collections.abc import Callable
 from coordinator.plan.plans import QueryPlan, ScanStage, WritePlan
 from coordinator.plan.rowplan import Translator, key_of, out_columns
 from coordinator.sql import typesystem as ts
-from coordinator.sql.bind_query import Context
+from coordinator.sql.context import Context
 from coordinator.sql.printer import Printer
 from coordinator.sql.rules.needed_columns import needed_columns
 from coordinator.sql.rules.push_filters import push_filters

@@ -14,7 +14,7 @@ import msgspec
 from coordinator.catalog import Catalog
 from coordinator.plan.plans import OutColumn, RowPlan
 from coordinator.sql import typesystem as ts
-from coordinator.sql.bind_query import Context
+from coordinator.sql.context import Context
 from coordinator.sql.functions import PROGRAM_OPERATORS
 from coordinator.sql.tree import (
     AggregateCall,
@@ -249,10 +249,9 @@ def _key_column(table: Table, alias: str, node: Expression) -> int | None:
     """The key column that `node` is, also under a cast that keeps order and equality."""
     if isinstance(node, Call) and node.op == "cast" and _widens(node):
         node = node.args[0]
-    if isinstance(node, ColumnRef) and node.source == alias:
-        if node.position in table.primary_key:
-            return node.position
-    return None
+    if not isinstance(node, ColumnRef) or node.source != alias:
+        return None
+    return node.position if node.position in table.primary_key else None
 
 
 def _widens(node: Call) -> bool:

@@ -9,7 +9,9 @@ from sqlglot import exp
 from coordinator.sql import catalog_tables
 from coordinator.sql import typesystem as ts
 from coordinator.sql.bind_expr import ExpressionBinder, name_of
-from coordinator.sql.bind_query import Context, QueryBinder, table_columns
+from coordinator.sql.bind_from import table_columns
+from coordinator.sql.bind_query import QueryBinder
+from coordinator.sql.context import Context
 from coordinator.sql.parse import parse_expression, position_of
 from coordinator.sql.scope import RelationScope, Scope
 from coordinator.sql.tree import (

@@ -160,8 +160,10 @@ class ExpressionBinder:
             raise SqlError("42601", 'syntax error at or near "*"', position=position_of(node))
         table = node.args.get("table")
         position = position_of(node)
-        found = self.scope.find(name_of(node.this), name_of(table), position)
-        return found.value
+        value = self.scope.find(name_of(node.this), name_of(table), position).value
+        if isinstance(value, ColumnRef):
+            return ColumnRef(value.type, value.source, value.position, value.label, position)
+        return value
 
     def _literal(self, node: exp.Literal) -> Expression:
         if not node.args.get("is_string"):
@@ -211,8 +213,29 @@ class ExpressionBinder:
         if isinstance(node.this, exp.Tuple) and isinstance(right_node, exp.Subquery):
             raise unsupported("a row comparison with a subquery")
         left, right = self.bind(node.this), self.bind(right_node)
-        result = self.operators.binary(op, left, right, position_of(node))
+        try:
+            result = self.operators.binary(op, left, right, position_of(node))
+        except SqlError as error:
+            raise self._placed(error, node, right_node) from None
         return negation(result) if node.args.get("negate") else result
+
+    def _placed(self, error: SqlError, node: exp.Expression, right: exp.Expression) -> SqlError:
+        """The error at the place PostgreSQL names: the operator, or the literal that is wrong."""
+        if error.sqlstate in ("42883", "42725"):
+            error.position = self._token_after(node.this) or error.position
+        else:
+            for side in (right, node.this):
+                if isinstance(side, exp.Literal) and side.args.get("is_string"):
+                    error.position = position_of(side)
+        return error
+
+    def _token_after(self, node: exp.Expression, mark: str = "") -> int:
+        """The position of the first operator (or `mark`) after an operand."""
+        end = max((int(part.meta["end"]) for part in node.walk() if "end" in part.meta), default=-1)
+        for token in self.context.tokens:
+            if token.start > end >= 0 and (token.text == mark if mark else token.text != ")"):
+                return token.start + 1
+        return 0
 
     def _rows(self, node: exp.Expression, op: str, right: exp.Tuple) -> Expression:
         lefts, rights = node.this.expressions, right.expressions
@@ -305,6 +328,9 @@ class ExpressionBinder:
                 for item in node.expressions
             ]
             return Call(ts.BOOL, "or", tuple(parts))
+        if not node.expressions:
+            place = self._token_after(node.this, ")")
+            raise SqlError("42601", 'syntax error at or near ")"', position=place)
         items = [self.bind(item) for item in node.expressions]
         pairs = [self.operators.comparable("=", probe[0], item, position) for item in items]
         if all(pair[0] == pairs[0][0] for pair in pairs):

@@ -6,29 +6,23 @@ from typing import Final
 
 from sqlglot import exp
 
-from coordinator.catalog import Catalog
-from coordinator.sql import catalog_tables
 from coordinator.sql import typesystem as ts
-from coordinator.sql.bind_expr import ExpressionBinder, data_type, name_of
-from coordinator.sql.coerce import Coercer, Parameters, cast_node
+from coordinator.sql.bind_expr import ExpressionBinder, name_of
+from coordinator.sql.bind_from import FromBinder
+from coordinator.sql.coerce import cast_node
+from coordinator.sql.context import Context
 from coordinator.sql.grouping import check_grouping
-from coordinator.sql.operators import Operators
+from coordinator.sql.naming import output_name
 from coordinator.sql.parse import position_of
 from coordinator.sql.scope import RelationScope, Scope, ScopeColumn
 from coordinator.sql.tree import (
-    CatalogScan,
     ColumnRef,
     Cte,
-    CteScan,
     Derived,
     Expression,
-    FunctionScan,
-    Join,
     Literal,
     Output,
     Query,
-    Relation,
-    Scan,
     SelectQuery,
     SetQuery,
     SortKey,
@@ -36,7 +30,6 @@ from coordinator.sql.tree import (
 )
 from shardb.errors import SqlError, unsupported
 from shardb.limits import STATEMENT_DEPTH_MAX
-from shardb.meta.descriptors import Table
 from shardb.program import TypeRef
 from shardb.types import TypeCode as T
 
@@ -58,34 +51,7 @@ _REFUSED: Final = (
 )
 
 
-class Context:
-    """What one statement's binders share."""
-
-    def __init__(self, catalog: Catalog, text: str, declared: list[TypeRef]) -> None:
-        self.catalog = catalog
-        self.text = text
-        self.user = "shardb"
-        self.parameters = Parameters(declared)
-        self.coercer = Coercer(self.parameters)
-        self.operators = Operators(self.coercer)
-        self.uses_now = False
-        self._aliases = 0
-        self.depth = 0
-
-    def alias(self, prefix: str = "s") -> str:
-        """A fresh engine name."""
-        self._aliases += 1
-        return f"{prefix}{self._aliases}"
-
-    def relation_oid(self, name: str, schema: str) -> int | None:
-        """The OID of a table or catalog table."""
-        table = self.catalog.lookup(name, schema)
-        if table is not None:
-            return table.id
-        return catalog_tables.oid_of(name)
-
-
-class QueryBinder:
+class QueryBinder(FromBinder):
     """Binds one query level; subqueries get binders of their own with `parent` scopes."""
 
     def __init__(self, context: Context, ctes: dict[str, tuple[str, list[Output]]]) -> None:
@@ -94,6 +60,13 @@ class QueryBinder:
         self.saw_aggregate = False
 
     # --- entrances
+
+    def nested(self, node: exp.Expression, scope: Scope | None) -> Query:
+        """A subquery in FROM."""
+        return QueryBinder(self.context, self.ctes).query(node, scope)
+
+    def _query_binder(self) -> QueryBinder:
+        return self
 
     def query(
         self, node: exp.Expression, parent: Scope | None = None, settle: bool = True
@@ -418,220 +391,6 @@ class QueryBinder:
                 f"{'GROUP BY' if query.grouped else 'DISTINCT'} clause",
             )
 
-    # --- FROM
-
-    def _from(self, node: exp.Expression, scope: Scope) -> Relation | None:
-        clause = node.args.get("from_")
-        joins = list(node.args.get("joins") or ())
-        if clause is None:
-            return None
-        return self.join_chain(clause.this, joins, scope)
-
-    def join_chain(
-        self, first: exp.Expression, joins: list[exp.Expression], scope: Scope
-    ) -> Relation:
-        """A table and the joins that follow it."""
-        relation = self._relation(first, scope)
-        for nested in first.args.get("joins") or ():
-            relation = self._join(relation, nested, scope)
-        for join in joins:
-            relation = self._join(relation, join, scope)
-        return relation
-
-    def _join(self, left: Relation, node: exp.Expression, scope: Scope) -> Relation:
-        seen = len(scope.relations)
-        left_columns = list(scope.columns)
-        right = self._relation(node.this, scope)
-        for nested in node.this.args.get("joins") or ():
-            right = self._join(right, nested, scope)
-        method = str(node.args.get("method") or "").upper()
-        side = str(node.args.get("side") or "").lower()
-        kind = str(node.args.get("kind") or "").lower()
-        if method not in ("", "NATURAL") or kind not in ("", "inner", "outer", "cross"):
-            raise unsupported(f"{method} {kind} JOIN".strip())
-        join_kind = side or ("cross" if kind == "cross" else "inner")
-        on = node.args.get("on")
-        using = [name_of(item) for item in node.args.get("using") or ()]
-        right_columns = [c for r in scope.relations[seen:] for c in r.columns]
-        if method == "NATURAL":
-            names = {c.name for c in right_columns}
-            using = [c.name for c in left_columns if c.name in names]
-        condition: Expression | None = None
-        if using:
-            condition = self._using(using, left_columns, right_columns, join_kind, scope)
-        elif on is not None:
-            binder = ExpressionBinder(self, scope, "JOIN conditions", windows=False)
-            condition = binder.boolean(on, "JOIN/ON")
-        if condition is None and join_kind == "inner":
-            join_kind = "cross"
-        return Join(join_kind, left, right, condition)
-
-    def _using(
-        self,
-        names: list[str],
-        left: list[ScopeColumn],
-        right: list[ScopeColumn],
-        kind: str,
-        scope: Scope,
-    ) -> Expression:
-        from coordinator.sql.tree import Call
-
-        merged, parts = [], []
-        for name in names:
-            pair = []
-            for side, label in ((left, "left"), (right, "right")):
-                found = [c for c in side if c.name == name]
-                if not found:
-                    raise SqlError(
-                        "42703",
-                        f'column "{name}" specified in USING clause does not '
-                        f"exist in {label} table",
-                    )
-                if len(found) > 1:
-                    raise SqlError(
-                        "42702",
-                        f'common column name "{name}" appears more than once in {label} table',
-                    )
-                pair.append(found[0])
-            one, two = self.context.operators.comparable("=", pair[0].value, pair[1].value, 0)
-            parts.append(Call(ts.BOOL, "=", (one, two)))
-            value = pair[1].value if kind == "right" else pair[0].value
-            if kind == "full":
-                value = Call(one.type, "coalesce", (one, two))
-            merged.append(ScopeColumn(name, value, pair[0].table_id, pair[0].attnum))
-        rest = [c for c in (*left, *right) if c.name not in names]
-        scope.columns = merged + rest
-        return parts[0] if len(parts) == 1 else Call(ts.BOOL, "and", tuple(parts))
-
-    def _relation(self, node: exp.Expression, scope: Scope) -> Relation:
-        alias_node = node.args.get("alias")
-        alias = name_of(alias_node.this) if alias_node is not None and alias_node.this else ""
-        names = (
-            [name_of(c) for c in alias_node.args.get("columns") or ()]
-            if alias_node is not None
-            else []
-        )
-        position = position_of(node)
-        if isinstance(node, exp.Lateral):
-            return self._derived(node.this, scope, alias, names, lateral=True)
-        if isinstance(node, (exp.Subquery, exp.Values)):
-            if isinstance(node, exp.Subquery) and isinstance(node.this, exp.Table):
-                return self.join_chain(node.this, [], scope)
-            return self._derived(node, scope, alias, names, lateral=False)
-        if isinstance(node, exp.Table):
-            if node.args.get("sample") or node.args.get("version"):
-                raise unsupported("TABLESAMPLE")
-            if isinstance(node.this, (exp.Anonymous, exp.Func)):
-                return self._function(node.this, scope, alias, names)  # type: ignore[arg-type]
-            return self._table(node, scope, alias, names, position)
-        if isinstance(node, (exp.Anonymous, exp.Unnest)):
-            return self._function(node, scope, alias, names)
-        raise unsupported(f"{type(node).__name__.upper()} in FROM")
-
-    def _table(
-        self, node: exp.Table, scope: Scope, alias: str, names: list[str], position: int
-    ) -> Relation:
-        name, schema = name_of(node.this), name_of(node.args.get("db"))
-        source = self.context.alias()
-        if not schema and name in self.ctes:
-            engine_name, outputs = self.ctes[name]
-            columns = [
-                ScopeColumn(out.name, ColumnRef(out.value.type, source, at, out.name))
-                for at, out in enumerate(outputs)
-            ]
-            self._add(scope, alias or name, columns, names, position)
-            return CteScan(source, engine_name)
-        table = self.context.catalog.lookup(name, schema)
-        if table is not None:
-            self._add(scope, alias or name, table_columns(table, source), names, position)
-            return Scan(source, table)
-        virtual = catalog_tables.find(name, schema)
-        if virtual is not None:
-            columns = [
-                ScopeColumn(label, ColumnRef(ref, source, at, label))
-                for at, (label, ref) in enumerate(virtual.columns)
-            ]
-            self._add(scope, alias or name, columns, names, position)
-            return CatalogScan(source, virtual.name)
-        label = f"{schema}.{name}" if schema else name
-        raise SqlError("42P01", f'relation "{label}" does not exist', position=position)
-
-    def _derived(
-        self, node: exp.Expression, scope: Scope, alias: str, names: list[str], lateral: bool
-    ) -> Relation:
-        inner = node
-        if isinstance(node, exp.Subquery) and node.args.get("alias") is not None:
-            inner = node.copy()
-            inner.set("alias", None)
-            inner.set("joins", None)
-        if isinstance(node, exp.Values) and node.args.get("alias") is not None:
-            inner = node.copy()
-            inner.set("alias", None)
-        binder = QueryBinder(self.context, self.ctes)
-        query = binder.query(inner, scope if lateral else scope.parent)
-        source = self.context.alias()
-        columns = [
-            ScopeColumn(
-                out.name, ColumnRef(out.value.type, source, at, out.name), out.table_id, out.attnum
-            )
-            for at, out in enumerate(query.outputs)
-        ]
-        self._add(scope, alias, columns, names, 0)
-        return Derived(source, query, lateral)
-
-    def _function(
-        self, node: exp.Expression, scope: Scope, alias: str, names: list[str]
-    ) -> Relation:
-        name = str(node.this).lower() if isinstance(node, exp.Anonymous) else "function"
-        if name != "generate_series":
-            raise SqlError(
-                "42883", f"function {name} does not exist in FROM", position=position_of(node)
-            )
-        binder = ExpressionBinder(self, scope, "functions in FROM", windows=False)
-        args = [binder.bind(arg) for arg in node.expressions]
-        if not 2 <= len(args) <= 3:
-            raise SqlError(
-                "42883",
-                "function generate_series takes two or three arguments",
-                position=position_of(node),
-            )
-        if args[0].type.code in ts.MOMENTS:
-            first = [binder.coerce(a, ts.TIMESTAMP, "assignment") for a in args[:2]]
-            step = binder.coerce(args[2], ts.INTERVAL, "implicit") if len(args) > 2 else None
-            typed, ref = [*first, step], ts.TIMESTAMP
-        else:
-            wanted = ts.common_type([arg.type for arg in args])
-            ref = ts.INT8 if wanted is not None and wanted.code == T.INT8 else ts.INT4
-            typed = [binder.coerce(arg, ref, "implicit", position_of(node)) for arg in args]
-        if any(arg is None for arg in typed):
-            raise SqlError(
-                "42883",
-                "function generate_series does not take these types",
-                position=position_of(node),
-            )
-        source = self.context.alias()
-        label = alias or name
-        column = ScopeColumn(label, ColumnRef(ref, source, 0, label))
-        self._add(scope, label, [column], names, 0)
-        return FunctionScan(source, name, tuple(arg for arg in typed if arg is not None))
-
-    @staticmethod
-    def _add(
-        scope: Scope, name: str, columns: list[ScopeColumn], names: list[str], position: int
-    ) -> None:
-        if len(names) > len(columns):
-            raise SqlError(
-                "42P10",
-                f'table "{name}" has {len(columns)} columns available but '
-                f"{len(names)} columns specified",
-                position=position,
-            )
-        renamed = [
-            ScopeColumn(names[at] if at < len(names) else c.name, c.value, c.table_id, c.attnum)
-            for at, c in enumerate(columns)
-        ]
-        scope.add(RelationScope(name, renamed), position)
-
     # --- set operations and VALUES
 
     def _set_operation(self, node: exp.SetOperation, parent: Scope | None) -> SetQuery:
@@ -723,84 +482,3 @@ class QueryBinder:
 
 def _plain_output(column: ScopeColumn) -> Output:
     return Output(column.name, column.value, column.table_id, column.attnum)
-
-
-def table_columns(table: Table, source: str) -> list[ScopeColumn]:
-    """The visible columns of a table under the engine name `source`."""
-    return [
-        ScopeColumn(
-            column.name,
-            ColumnRef(TypeRef(column.type_code, column.typmod), source, at, column.name),
-            table.id,
-            at + 1,
-        )
-        for at, column in enumerate(table.columns)
-        if not column.hidden
-    ]
-
-
-def output_name(node: exp.Expression) -> str:
-    """The name PostgreSQL gives an unnamed result column."""
-    if isinstance(node, exp.Column):
-        return name_of(node.this)
-    if isinstance(node, exp.Cast):
-        inner = node.this.this if isinstance(node.this, exp.Paren) else node.this
-        named = isinstance(inner, (exp.Column, exp.Anonymous, exp.Case, exp.Window))
-        return output_name(inner) if named else _cast_name(node)
-    if isinstance(node, exp.Anonymous):
-        return str(node.this).lower()
-    if isinstance(node, (exp.Window, exp.Filter, exp.Paren, exp.Collate)):
-        return output_name(node.this)
-    if isinstance(node, exp.Dot):
-        return output_name(node.args["expression"])
-    if isinstance(node, exp.Case):
-        default = node.args.get("default")
-        return name_of(default.this) if isinstance(default, exp.Column) else "case"
-    if isinstance(node, (exp.Subquery, exp.Select)):
-        inner_select = node.this if isinstance(node, exp.Subquery) else node
-        if isinstance(inner_select, exp.Select) and inner_select.expressions:
-            first = inner_select.expressions[0]
-            return (
-                name_of(first.args["alias"])
-                if isinstance(first, exp.Alias)
-                else (output_name(first))
-            )
-    fixed = {
-        exp.Exists: "exists",
-        exp.Extract: "extract",
-        exp.Substring: "substring",
-        exp.Trim: "btrim",
-        exp.StrPosition: "position",
-        exp.GroupConcat: "string_agg",
-        exp.CurrentDate: "current_date",
-        exp.Ceil: "ceil",
-        exp.Floor: "floor",
-        exp.CurrentTimestamp: "current_timestamp",
-        exp.Interval: "interval",
-        exp.Localtimestamp: "localtimestamp",
-        exp.CurrentUser: "current_user",
-        exp.SessionUser: "session_user",
-        exp.CurrentSchema: "current_schema",
-        exp.CurrentCatalog: "current_catalog",
-        exp.AtTimeZone: "timezone",
-        exp.Array: "array",
-    }
-    return fixed.get(type(node), "?column?")
-
-
-def _cast_name(node: exp.Cast) -> str:
-    names = {
-        T.INT2: "int2",
-        T.INT4: "int4",
-        T.INT8: "int8",
-        T.FLOAT4: "float4",
-        T.FLOAT8: "float8",
-        T.BOOL: "bool",
-        T.VARCHAR: "varchar",
-        T.BPCHAR: "bpchar",
-        T.TIMESTAMP: "timestamp",
-        T.TIMESTAMPTZ: "timestamptz",
-        T.TIME: "time",
-    }
-    ref = data_type(node.args["to"])
-    return names.get(T(ref.code), ts.type_name(ref))

@@ -82,7 +82,7 @@ class Calls:
             return self._aggregate(name, args, filter_, inner)
         if name in fn.WINDOW or name in fn.WINDOW_VALUE:
             raise SqlError(
-                "42P20",
+                "42809",
                 f"window function {name} requires an OVER clause",
                 position=position_of(node),
             )

@@ -14,11 +14,12 @@ from sqlglot import exp
 
 from coordinator.catalog import Catalog
 from coordinator.plan import distribute, rowplan
-from coordinator.plan.plans import OutColumn, Plan, RowPlan, UtilityPlan
+from coordinator.plan.plans import OutColumn, Plan, QueryPlan, RowPlan, UtilityPlan
 from coordinator.sql import parse
 from coordinator.sql import typesystem as ts
 from coordinator.sql.bind_dml import DmlBinder
-from coordinator.sql.bind_query import Context, QueryBinder
+from coordinator.sql.bind_query import QueryBinder
+from coordinator.sql.context import Context
 from coordinator.sql.lexer import Cursor, Token, syntax_error, tokenize
 from coordinator.sql.tree import InsertStatement, SelectQuery
 from coordinator.sql.utility import parse_utility
@@ -80,6 +81,7 @@ class Compiler:
                 )
         context = Context(self.catalog, text, [ts.from_oid(oid) for oid in param_types])
         context.user = self.user
+        context.tokens = tokens
         try:
             plan = self._plan(context, tokens)
         except RecursionError:
@@ -102,6 +104,14 @@ class Compiler:
         if isinstance(compiled.plan, UtilityPlan) or len(compiled.params) != len(kinds):
             return None
         return compiled
+
+    def query_plan(self, text: str) -> QueryPlan:
+        """The engine's plan of a SELECT, also where a row program would do."""
+        tokens = tokenize(text)
+        context = Context(self.catalog, text, [])
+        context.tokens = tokens
+        query = QueryBinder(context, {}).query(parse.parse_query(text, tokens))
+        return distribute.plan_query(query, context)
 
     def _plan(self, context: Context, tokens: list[Token]) -> Plan:
         first = tokens[0]

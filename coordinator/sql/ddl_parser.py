@@ -15,7 +15,7 @@ from coordinator.ddl.specs import (
 from coordinator.plan.plans import UtilityPlan
 from coordinator.sql import typesystem as ts
 from coordinator.sql.bind_dml import DmlBinder
-from coordinator.sql.bind_query import Context
+from coordinator.sql.context import Context
 from coordinator.sql.lexer import Cursor, syntax_error, tokenize
 from shardb.errors import SqlError, unsupported
 from shardb.limits import COLUMNS_MAX

@@ -99,4 +99,5 @@ def _ungrouped(node: ColumnRef, scope: Scope) -> SqlError:
     return SqlError(
         "42803",
         f'column "{name}" must appear in the GROUP BY clause or be used in an aggregate function',
+        position=node.at,
     )

@@ -15,6 +15,7 @@ from shardb.limits import STATEMENT_DEPTH_MAX, STATEMENT_MAX_BYTES
 
 QUERY_WORDS: Final = ("select", "values", "with", "table", "insert", "update", "delete")
 
+_CLAUSES: Final = ("from", "where", "group", "having", "order", "limit", "offset", "union", "for")
 _MASK: Final = "\ue000"
 # Functions whose calls have a syntax of their own.
 _CALL_SYNTAX: Final = frozenset(
@@ -139,8 +140,18 @@ def _translate(text: str, tokens: list[Token], error: ParseError) -> SqlError:
     )
     description = str(details.get("description", ""))
     # The parser blames the last token it took when something is missing after it.
-    if description.startswith(("Expected", "Required")) and not _closes(tokens, reported):
+    missing = description.startswith(("Expected", "Expecting", "Required"))
+    if missing and not _closes(tokens, reported):
         reported = min(reported + 1, len(tokens) - 1)
+    # `SELECT * frm t`: it takes frm for an alias, which a star cannot have.
+    if (
+        reported >= 3
+        and tokens[reported - 1].kind == "word"
+        and not tokens[reported - 1].is_word(*_CLAUSES)
+        and tokens[reported - 2].text == "*"
+        and (tokens[reported - 3].is_word("select") or tokens[reported - 3].text == ",")
+    ):
+        reported -= 1
     return syntax_error(tokens[reported])
 
 

@@ -31,12 +31,15 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class ColumnRef:
-    """Column `position` of the relation `source`; `label` is its name for people."""
+    """Column `position` of the relation `source`; `label` is its name for people, `at`
+    where the statement mentions it (1-based, 0 if it does not).
+    """
 
     type: TypeRef
     source: str
     position: int
     label: str = field(compare=False)
+    at: int = field(compare=False, default=0)
 
 
 @dataclass(frozen=True, slots=True)

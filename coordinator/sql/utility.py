@@ -18,7 +18,7 @@ from coordinator.ddl.specs import CopyFrom, TableName
 from coordinator.plan.plans import OutColumn, UtilityPlan
 from coordinator.sql import ddl_parser
 from coordinator.sql import typesystem as ts
-from coordinator.sql.bind_query import Context
+from coordinator.sql.context import Context
 from coordinator.sql.lexer import Cursor, Token, syntax_error
 from shardb.errors import SqlError, unsupported
 

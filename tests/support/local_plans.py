@@ -5,7 +5,8 @@ It shows that a plan means what its statement says, apart from how rows are stor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -13,10 +14,11 @@ import pyarrow as pa
 
 from coordinator.catalog import Catalog
 from coordinator.ddl import edits
-from coordinator.plan.plans import QueryPlan, UtilityPlan
+from coordinator.plan.plans import QueryPlan, RowPlan, UtilityPlan
 from coordinator.sql.catalog_tables import arrow_table
 from coordinator.sql.compiler import Compiler
 from coordinator.sql.literals import fill_parameters
+from shardb._core.datarow import DataRowWriter
 from shardb.engine.fragments import FragmentEngine
 from shardb.meta.descriptors import Group, Node, Range, Table
 from shardb.types import arrow_type
@@ -87,8 +89,25 @@ class LocalPlans:
         assert isinstance(plan, QueryPlan), plan
         return self.run(plan, values)
 
+    def texts(self, statement: str) -> list[tuple[str | None, ...]]:
+        """The rows of a query in their text form, as a client gets them."""
+        compiler = Compiler(self.catalog)
+        plan = compiler.compile(statement).plan
+        if isinstance(plan, RowPlan):
+            # The engine must say the same as the row program.
+            plan = compiler.query_plan(statement)
+        assert isinstance(plan, QueryPlan), plan
+        writer = DataRowWriter([(c.type.code, c.type.typmod) for c in plan.columns])
+        batches = self._final(plan, ()).to_batches()
+        return [row for batch in batches for row in _data_rows(bytes(writer.encode(batch)))]
+
     def run(self, plan: QueryPlan, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """The rows of a query plan."""
+        """The rows of a query plan as Python values."""
+        found = self._final(plan, values)
+        assert found.num_columns == len(plan.columns)
+        return list(zip(*(column.to_pylist() for column in found.columns), strict=True))
+
+    def _final(self, plan: QueryPlan, values: Sequence[Any]) -> pa.Table:
         tables: dict[str, Any] = {
             name: arrow_table(name, self.catalog) for name in plan.catalog_tables
         }
@@ -107,10 +126,19 @@ class LocalPlans:
                 sql = "SELECT * FROM scan WHERE " + fill_parameters(stage.filter, values)
                 rows = self.engine.run(sql, {"scan": rows}).read_all()
             tables[stage.alias] = rows
-        found = self.engine.run(plan.sql, tables, values).read_all()
-        assert found.num_columns == len(plan.columns)
-        return (
-            list(zip(*(column.to_pylist() for column in found.columns), strict=True))
-            if (found.num_columns)
-            else []
-        )
+        return self.engine.run(plan.sql, tables, values).read_all()
+
+
+def _data_rows(data: bytes) -> Iterator[tuple[str | None, ...]]:
+    at = 0
+    while at < len(data):
+        length, count = struct.unpack_from(">IH", data, at + 1)
+        place = at + 7
+        row: list[str | None] = []
+        for _ in range(count):
+            (size,) = struct.unpack_from(">i", data, place)
+            place += 4
+            row.append(None if size < 0 else data[place : place + size].decode())
+            place += max(size, 0)
+        yield tuple(row)
+        at += 1 + length
