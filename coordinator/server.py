@@ -42,7 +42,10 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._loop = server.loop
         self._transport: asyncio.Transport | None = None
-        self._session: Session | None = None
+        executor = server.executor
+        self._session = Session(executor, self, executor.new_process_id(), secrets.randbits(31))
+        # The loop looks the method up once, before connection_made: no hop on the hot path.
+        self.data_received = self._session.data_received  # type: ignore[method-assign]
         self._drained: asyncio.Future[None] | None = None
 
     # --- asyncio.Protocol
@@ -55,33 +58,24 @@ class Connection(asyncio.Protocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._transport.set_write_buffer_limits(high=limits.CLIENT_SEND_BUFFER_MAX_BYTES)
-        executor = self._server.executor
-        self._session = Session(executor, self, executor.new_process_id(), secrets.randbits(31))
         self._server.connections.add(self)
-
-    def data_received(self, data: bytes) -> None:
-        # A method of the class: uvloop looks it up before connection_made.
-        self._session.data_received(data)  # type: ignore[union-attr]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._server.connections.discard(self)
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
-        if self._session is not None:
-            self._session.connection_lost()
+        self._session.connection_lost()
 
     def pause_writing(self) -> None:
         self._drained = self._loop.create_future()
-        if self._session is not None:
-            self._session.writing_paused()
+        self._session.writing_paused()
 
     def resume_writing(self) -> None:
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         self._drained = None
-        if self._session is not None:
-            self._session.writing_resumed()
+        self._session.writing_resumed()
 
     # --- the session's shell
 
@@ -137,8 +131,7 @@ class Connection(asyncio.Protocol):
 
     def terminate(self, error: SqlError) -> None:
         """Tells the client why and closes."""
-        if self._session is not None:
-            self._session.terminate(error)
+        self._session.terminate(error)
 
 
 class Server:

@@ -103,6 +103,7 @@ class ExpressionBinder:
         if self._depth > 4 * STATEMENT_DEPTH_MAX:
             raise SqlError("54001", "stack depth limit exceeded", position=position_of(node))
         try:
+            _check_arguments(node)
             op = _BINARY.get(type(node))
             if op is not None:
                 return self._binary(node, op)
@@ -174,6 +175,9 @@ class ExpressionBinder:
         source = self.context.text[start : end + 1]
         return Literal(ts.UNKNOWN, unescape(source[2:-1].replace("''", "'")))
 
+    def _raw_string(self, node: exp.RawString) -> Expression:
+        return Literal(ts.UNKNOWN, str(node.this))
+
     def _boolean(self, node: exp.Boolean) -> Expression:
         return Literal(ts.BOOL, "true" if node.this else "false")
 
@@ -199,13 +203,16 @@ class ExpressionBinder:
     def _binary(self, node: exp.Expression, op: str) -> Expression:
         right_node = node.args["expression"]
         if isinstance(right_node, (exp.Any, exp.All)):
+            if node.args.get("negate"):
+                raise unsupported("NOT LIKE ANY")
             return self._quantified(node, op, right_node)
         if isinstance(node.this, exp.Tuple) and isinstance(right_node, exp.Tuple):
             return self._rows(node, op, right_node)
         if isinstance(node.this, exp.Tuple) and isinstance(right_node, exp.Subquery):
             raise unsupported("a row comparison with a subquery")
         left, right = self.bind(node.this), self.bind(right_node)
-        return self.operators.binary(op, left, right, position_of(node))
+        result = self.operators.binary(op, left, right, position_of(node))
+        return negation(result) if node.args.get("negate") else result
 
     def _rows(self, node: exp.Expression, op: str, right: exp.Tuple) -> Expression:
         lefts, rights = node.this.expressions, right.expressions
@@ -359,11 +366,15 @@ class ExpressionBinder:
         return converted
 
     def _escape(self, node: exp.Escape) -> Expression:
-        like = self.bind(node.this)
+        inner = node.this.copy()
+        negated = bool(inner.args.get("negate"))
+        inner.set("negate", None)
+        like = self.bind(inner)
         escape = self.coerce(self.bind(node.args["expression"]), ts.TEXT, "implicit")
         if not isinstance(like, Call) or escape is None or like.op not in ("like", "ilike"):
             raise unsupported("ESCAPE here")
-        return Call(ts.BOOL, like.op + "_escape", (*like.args, escape))
+        result = Call(ts.BOOL, like.op + "_escape", (*like.args, escape))
+        return negation(result) if negated else result
 
     def _at_time_zone(self, node: exp.AtTimeZone) -> Expression:
         value = self.bind(node.this)
@@ -410,6 +421,31 @@ class ExpressionBinder:
         return self.calls.bind(node)
 
 
+# What a node may carry besides `this`, `expression` and `expressions`. Anything else that is set
+# would change the meaning without our noticing, so it is refused.
+_ARGUMENTS: Final = frozenset(
+    (
+        "is_string", "quoted", "table", "query", "low", "high", "ifs", "default", "to", "_type",
+        "typed", "safe", "zone", "start", "length", "position", "substr", "partition_by", "order",
+        "spec", "alias", "over", "separator", "operator", "unit", "symmetric", "from_", "nested",
+        "value_constructor", "distinct", "big_int", "nulls_first", "desc", "true", "wrap",
+    )
+)
+_QUERIES: Final = (exp.Select, exp.SetOperation, exp.Subquery, exp.Values, exp.Table)
+_NEGATABLE: Final = (exp.Like, exp.ILike, exp.Is)
+
+
+def _check_arguments(node: exp.Expression) -> None:
+    if isinstance(node, _QUERIES):
+        return
+    for key, value in node.args.items():
+        if not value or key in ("this", "expression", "expressions") or key in _ARGUMENTS:
+            continue
+        if key == "negate" and isinstance(node, _NEGATABLE):
+            continue
+        raise unsupported(f"{key} in {node.sql(dialect='postgres')[:60]}")
+
+
 def flatten(node: exp.Expression, kind: type[exp.Expression]) -> list[exp.Expression]:
     """The operands of a chain of AND or OR, from left to right, without recursion."""
     found: list[exp.Expression] = []
@@ -447,6 +483,7 @@ _METHODS: Final[dict[type[Any], Callable[[ExpressionBinder, Any], Expression]]] 
     exp.Column: _B._column,
     exp.Literal: _B._literal,
     exp.ByteString: _B._escape_string,
+    exp.RawString: _B._raw_string,
     exp.Boolean: _B._boolean,
     exp.Null: _B._null,
     exp.Parameter: _B._parameter,

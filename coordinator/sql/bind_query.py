@@ -744,8 +744,9 @@ def output_name(node: exp.Expression) -> str:
     if isinstance(node, exp.Column):
         return name_of(node.this)
     if isinstance(node, exp.Cast):
-        inner = output_name(node.this)
-        return inner if inner != "?column?" else _cast_name(node)
+        inner = node.this.this if isinstance(node.this, exp.Paren) else node.this
+        named = isinstance(inner, (exp.Column, exp.Anonymous, exp.Case, exp.Window))
+        return output_name(inner) if named else _cast_name(node)
     if isinstance(node, exp.Anonymous):
         return str(node.this).lower()
     if isinstance(node, (exp.Window, exp.Filter, exp.Paren, exp.Collate)):
@@ -766,7 +767,6 @@ def output_name(node: exp.Expression) -> str:
             )
     fixed = {
         exp.Exists: "exists",
-        exp.Boolean: "bool",
         exp.Extract: "extract",
         exp.Substring: "substring",
         exp.Trim: "btrim",

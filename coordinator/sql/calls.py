@@ -19,6 +19,7 @@ from coordinator.sql.tree import (
     WindowCall,
 )
 from shardb.errors import SqlError, unsupported
+from shardb.program import TypeRef
 from shardb.types import TypeCode as T
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ class Calls:
             assert one is not None
             converted.append(one)
         result = signature.result_type(tuple(arg.type for arg in converted))
+        if name in ("round", "trunc") and len(converted) == 2:
+            result = _rounded_type(result, converted[1])
         return Call(result, name, tuple(converted))
 
     def regclass(self, inner: Expression, position: int) -> Expression:
@@ -351,6 +354,15 @@ class Calls:
             for value, target in zip(values, signature.args, strict=True)
         ]
         return Call(signature.result_type(()), name, tuple(converted))
+
+
+def _rounded_type(value: TypeRef, digits: Expression) -> TypeRef:
+    """round(numeric, n) has n digits after the point if n is a constant."""
+    if not isinstance(digits, Literal) or digits.text is None or value.code != T.NUMERIC:
+        return ts.NUMERIC
+    scale = min(max(int(digits.text), 0), 16)
+    precision, old = ts.numeric_shape(value)
+    return ts.numeric(min(38, precision - old + 1 + scale), scale)
 
 
 def _frame(spec: exp.Expression | None) -> str:

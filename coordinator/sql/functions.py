@@ -151,8 +151,6 @@ FUNCTIONS: Final[dict[str, list[Signature]]] = {
     "chr": [Signature((_I,), _T, "chr({0})")],
     "reverse": _text1("reverse({0})"),
     "md5": _text1("md5({0})"),
-    "initcap": _text1("initcap({0})"),
-    "quote_ident": _text1("{0}"),
     "btrim": [Signature((_T,), _T, "trim({0}, ' ')"), Signature((_T, _T), _T, "trim({0}, {1})")],
     "ltrim": [Signature((_T,), _T, "ltrim({0}, ' ')"), Signature((_T, _T), _T, "ltrim({0}, {1})")],
     "rtrim": [Signature((_T,), _T, "rtrim({0}, ' ')"), Signature((_T, _T), _T, "rtrim({0}, {1})")],

@@ -16,6 +16,10 @@ from shardb.limits import STATEMENT_DEPTH_MAX, STATEMENT_MAX_BYTES
 QUERY_WORDS: Final = ("select", "values", "with", "table", "insert", "update", "delete")
 
 _MASK: Final = "\ue000"
+# Functions whose calls have a syntax of their own.
+_CALL_SYNTAX: Final = frozenset(
+    ("CAST", "EXTRACT", "OVERLAY", "POSITION", "STRING_AGG", "SUBSTRING", "TRIM")
+)
 
 
 class _Dialect(Postgres):
@@ -23,6 +27,11 @@ class _Dialect(Postgres):
 
     class Parser(Postgres.Parser):  # type: ignore[misc, valid-type]
         FUNCTIONS: ClassVar[dict[str, Any]] = {}
+        FUNCTION_PARSERS: ClassVar[dict[str, Any]] = {
+            name: parser
+            for name, parser in Postgres.Parser.FUNCTION_PARSERS.items()
+            if name in _CALL_SYNTAX
+        }
 
 
 def split(text: str) -> list[tuple[str, int]]:

@@ -17,6 +17,7 @@ from coordinator.sql.tree import (
     Call,
     CatalogScan,
     ColumnRef,
+    Cte,
     CteScan,
     Derived,
     Expression,
@@ -90,11 +91,19 @@ class Printer:
         if query.ctes:
             recursive = "RECURSIVE " if any(cte.recursive for cte in query.ctes) else ""
             items = ", ".join(
-                f"{cte.name}({self._names(cte.query)}) AS ({self.query(cte.query)})"
+                f"{cte.name}({self._names(cte.query)}) AS ({self._cte(cte)})"
                 for cte in query.ctes
             )
             text = f"WITH {recursive}{items} {text}"
         return text
+
+    def _cte(self, cte: Cte) -> str:
+        query = cte.query
+        if cte.recursive and isinstance(query, SetQuery):
+            # The engine sees the recursion only in a plain UNION of the two parts.
+            word = "UNION ALL" if query.all else "UNION"
+            return f"{self.query(query.left)} {word} {self.query(query.right)}"
+        return self.query(query)
 
     @staticmethod
     def _names(query: Query) -> str:

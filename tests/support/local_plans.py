@@ -76,6 +76,8 @@ class LocalPlans:
                 padded = [None if v is None else v.ljust(width) for v in values.to_pylist()]
                 values = pa.chunked_array([pa.array(padded, pa.string())])
             arrays.append(values)
+        if table.has_hidden_key:
+            arrays.append(pa.array(range(rows.num_rows), pa.int64()))
         names = [f"c{at}" for at in range(len(arrays))]
         self.rows[table.id] = pa.table(arrays, names=names)
 
