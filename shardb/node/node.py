@@ -10,6 +10,7 @@ read that its former life has served.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final, Protocol
@@ -32,6 +33,9 @@ from shardb.txn import records
 from shardb.txn.locks import LockTable
 from shardb.txn.state import State
 
+log = logging.getLogger("shardb.node")
+
+ROWS_MAX_BYTES: Final = limits.RPC_MESSAGE_MAX_BYTES - limits.KIB
 UNKNOWN_PROGRAM: Final = m.Failure("SH001", "the program is not registered", aborted=True)
 NOT_HERE: Final = m.Failure("SH002", "the range is not on this shard", aborted=True)
 STARTING: Final = m.Failure("57P03", "the shard is starting", aborted=True)
@@ -217,6 +221,9 @@ class ShardNode:
         except (SqlError, ValueError, MemoryError) as error:
             connection.reply(request_id, error_failure(error))
             return
+        if len(data) > ROWS_MAX_BYTES:
+            connection.reply(request_id, m.Failure("54000", "the result of a statement is too long"))
+            return
         connection.send(pack_rows(request_id, data, rows, state_id, 0, ts))
 
     def _wait(
@@ -253,7 +260,9 @@ class ShardNode:
 
         try:
             self._dispatch(connection, request_id, message, reply)
-        except (SqlError, ValueError, MemoryError) as error:
+        except Exception as error:  # our own bug, perhaps: the caller has to hear of it
+            if not isinstance(error, SqlError | ValueError | MemoryError):
+                log.exception("%s failed", type(message).__name__)
             reply(error_failure(error))
 
     def _hello(self, connection: ServerConnection, message: m.Hello) -> None:

@@ -110,13 +110,13 @@ class ScanJob:
 
     def _send(self, batches: Iterator[pa.RecordBatch]) -> int:
         """Sends batches in chunks of about RPC_CHUNK_BYTES; the number of rows."""
-        rows = 0
+        rows: int = 0
         waiting: list[pa.RecordBatch] = []
         size = 0
         for batch in batches:
             if batch.num_rows == 0:
                 continue
-            rows += batch.num_rows
+            rows += int(batch.num_rows)
             waiting.append(batch)
             size += batch.nbytes
             if size >= limits.RPC_CHUNK_BYTES:

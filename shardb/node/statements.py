@@ -10,6 +10,7 @@ or an assignment never works on a version that another transaction has replaced.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final
 
@@ -25,6 +26,8 @@ from shardb.rpc.transport import error_failure
 from shardb.txn.locks import LockTable
 from shardb.txn.participant import Participant
 from shardb.txn.state import ACTIVE, DONE, Bulk, State
+
+log = logging.getLogger("shardb.node")
 
 TS_MAX: Final = 2**64 - 1
 BULK_ROWS_MIN: Final = 512  # an insert of so many rows is kept as it came
@@ -100,7 +103,9 @@ class Statement:
             next(self.work)
         except StopIteration:
             return
-        except (SqlError, ValueError, MemoryError, OverflowError) as error:
+        except Exception as error:  # whatever it is, the client hears of it and locks go
+            if not isinstance(error, SqlError | ValueError | MemoryError):
+                log.exception("a statement failed")
             self.fail(error)
 
     def _abandon(self) -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from shardb import limits
 from shardb._core.frames import FrameReader, pack_execute, pack_frame, pack_rows
+from shardb.errors import SqlError
 from shardb.rpc import messages as m
 
 PROTOCOL_VERSION: Final = 1
@@ -64,10 +65,14 @@ def new_reader() -> FrameReader:
 
 
 def encode_request(request_id: int, message: m.Message) -> bytes:
-    """The frame of a request."""
+    """The frame of a request; 54000 if it is too long."""
     if type(message) is m.Execute:
-        return pack_execute(request_id, message)
-    return pack_frame(request_id, REQUEST, _encoder.encode(message))
+        frame = pack_execute(request_id, message)
+    else:
+        frame = pack_frame(request_id, REQUEST, _encoder.encode(message))
+    if len(frame) > limits.RPC_MESSAGE_MAX_BYTES:
+        raise SqlError("54000", f"a message of {len(frame)} bytes to a shard is too long")
+    return frame
 
 
 def encode_reply(request_id: int, message: m.Message) -> bytes:

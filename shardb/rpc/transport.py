@@ -166,8 +166,9 @@ class Client:
             self._loop.call_soon(on_reply, LOST)
             return
         request_id = self._take_id()
+        frame = framing.encode_request(request_id, message)
         self._pending[request_id] = on_reply
-        wire.send(framing.encode_request(request_id, message))
+        wire.send(frame)
 
     async def request(self, message: m.Message) -> m.Message:
         """Sends a request and waits for its reply; a Failure (LOST too) is raised as SqlError."""

@@ -38,6 +38,7 @@ from shardb.txn.state import (
 
 Done = Callable[[StorageError | None], None]
 FORGET_AFTER: Final = oracle.from_ms(10 * 60 * 1000)  # PROTOCOL 2: at least ten minutes behind
+PRUNE_EVERY: Final = 4096
 ABORTED_TS: Final = 0
 
 
@@ -81,8 +82,8 @@ class Participant:
         self.max_read_ts = 0
         self.newest_commit_ts = 0
         self.known_issued = 0
-        self._outcomes: dict[bytes, int] = {}  # commit_ts, 0 if aborted; forgotten after a while
-        self._ages: dict[bytes, int] = {}
+        self._outcomes: dict[bytes, int] = {}  # commit_ts, or minus its age if aborted
+        self._prune_at = PRUNE_EVERY
         self._decided: dict[bytes, int] = {}  # two-phase commits, until all have acknowledged
         self._owed: list[bytes] = []  # decide records that a full disk refused, to go first
 
@@ -150,7 +151,7 @@ class Participant:
         if state is not None and state.phase != ACTIVE:
             reply(m.Failure("40001", message))
             return
-        if self._outcomes.get(txn_id) == ABORTED_TS:
+        if self._outcomes.get(txn_id, 1) <= 0:
             reply(aborted_failure(message))
             return
         if txn_id in self._outcomes or txn_id in self._decided:
@@ -252,7 +253,7 @@ class Participant:
         txn = message.txn
         state = self.states.get(txn.txn_id)
         known = self._outcomes.get(txn.txn_id)
-        if known and state is None:
+        if known is not None and known > 0 and state is None:
             reply(m.Committed(known))
             return
         if state is None or state.state_id != txn.state_id or state.phase != ACTIVE:
@@ -373,9 +374,9 @@ class Participant:
                 reply(m.Outcome("prepared", state.min_commit_ts))
                 return
         else:
-            commit_ts = self._decided.get(txn_id, self._outcomes.get(txn_id))
-            if commit_ts is not None:
-                reply(m.Outcome("committed" if commit_ts else "aborted", commit_ts))
+            found = self._decided.get(txn_id, self._outcomes.get(txn_id))
+            if found is not None:
+                reply(m.Outcome("committed", found) if found > 0 else m.Outcome("aborted", 0))
                 return
         if not message.record:
             reply(m.Outcome("unknown", 0))
@@ -499,15 +500,18 @@ class Participant:
             state.after.append(lambda: self._answer_prepared(state, reply))
 
     def _remember(self, txn_id: bytes, commit_ts: int, age: int) -> None:
-        self._outcomes[txn_id] = commit_ts
-        self._ages[txn_id] = age
-        if len(self._outcomes) % 4096 == 0:
-            horizon = self.known_issued - FORGET_AFTER
-            for old in list(self._ages):
-                if self._ages[old] > horizon:
+        """Keeps an outcome; now and then those that are old enough go."""
+        self._outcomes[txn_id] = commit_ts or -age
+        if len(self._outcomes) >= self._prune_at:
+            horizon = max(self.known_issued, self.newest_commit_ts) - FORGET_AFTER
+            old = []
+            for found, value in self._outcomes.items():
+                if abs(value) > horizon:
                     break
-                del self._ages[old]
-                del self._outcomes[old]
+                old.append(found)
+            for found in old:
+                del self._outcomes[found]
+            self._prune_at = len(self._outcomes) + PRUNE_EVERY
 
 
 def _items(data: bytes, count: int) -> list[bytes]:

@@ -1,0 +1,487 @@
+"""The pure parts of transactions: oracle, locks, records, two-phase commit, participant, frames."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardb._core import frames
+from shardb.errors import SqlError, StorageError
+from shardb.meta.descriptors import Column, Range, Table
+from shardb.rpc import framing
+from shardb.rpc import messages as m
+from shardb.txn import records
+from shardb.txn.coordinator import ABORTED, COMMITTED, Ask, Report, Tell, TwoPhaseCommit
+from shardb.txn.locks import Key, LockTable
+from shardb.txn.oracle import STEP, Oracle
+from shardb.txn.participant import Participant
+from shardb.txn.recovery import Recovery
+from shardb.txn.state import State
+
+# --- oracle
+
+
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.booleans()), max_size=200))
+def test_oracle_ascends_below_its_persisted_bound(steps: list[tuple[int, bool]]) -> None:
+    oracle = Oracle(0)
+    last = 0
+    for now_ms, persist in steps:
+        if persist and (bound := oracle.wanted_bound(now_ms)):
+            oracle.persisted(bound)
+        ts = oracle.issue(now_ms)
+        if ts:
+            assert last < ts < oracle.bound
+            assert ts % STEP == 0
+            last = ts
+    assert Oracle(oracle.bound).issue(0) == 0  # a successor needs a bound of its own
+
+
+# --- locks
+
+
+class Owner:
+    def __init__(self, name: str) -> None:
+        self.txn_id = name.encode().ljust(16)
+        self.held: dict[Key, bool] = {}
+
+
+ROW: Key = (1, b"row")
+OTHER: Key = (1, b"other")
+
+
+def test_locks_are_granted_in_order() -> None:
+    locks = LockTable()
+    a, b, c, d = (Owner(name) for name in "abcd")
+    order: list[str] = []
+    assert locks.try_acquire(a, ROW, True)
+    assert not locks.try_acquire(b, ROW, False)
+    locks.wait(b, ROW, False, lambda: order.append("b"))
+    locks.wait(c, ROW, False, lambda: order.append("c"))
+    locks.wait(d, ROW, True, lambda: order.append("d"))
+    for grant in locks.release_all(a):
+        grant()
+    assert order == ["b", "c"]
+    assert locks.release_all(b) == []
+    for grant in locks.release_all(c):
+        grant()
+    assert order == ["b", "c", "d"]
+    assert locks.release_all(d) == [] and len(locks) == 0
+
+
+def test_an_upgrade_goes_before_the_queue() -> None:
+    locks = LockTable()
+    a, b, c = (Owner(name) for name in "abc")
+    order: list[str] = []
+    assert locks.try_acquire(a, ROW, False) and locks.try_acquire(b, ROW, False)
+    locks.wait(c, ROW, True, lambda: order.append("c"))
+    assert not locks.try_acquire(a, ROW, True)
+    locks.wait(a, ROW, True, lambda: order.append("a"))
+    for grant in locks.release_all(b):
+        grant()
+    assert order == ["a"] and a.held[ROW]
+    for grant in locks.release_all(a):
+        grant()
+    assert order == ["a", "c"]
+
+
+def test_a_circle_of_waiters_is_a_deadlock() -> None:
+    locks = LockTable()
+    a, b = Owner("a"), Owner("b")
+    locks.try_acquire(a, ROW, True)
+    locks.try_acquire(b, OTHER, True)
+    locks.wait(a, OTHER, True, lambda: None)
+    with pytest.raises(SqlError) as caught:
+        locks.wait(b, ROW, True, lambda: None)
+    assert caught.value.sqlstate == "40P01"
+
+
+@given(st.integers(0, 10_000))
+def test_locks_never_conflict_and_never_get_stuck(seed: int) -> None:
+    rng = random.Random(seed)
+    locks = LockTable()
+    owners = [Owner(str(i)) for i in range(5)]
+    waiting: set[str] = set()
+    keys: list[Key] = [(1, bytes([i])) for i in range(3)]
+    for _ in range(80):
+        owner = rng.choice(owners)
+        name = owner.txn_id.decode()
+        if name in waiting or rng.random() < 0.3:
+            waiting.discard(name)
+            for grant in locks.release_all(owner):
+                grant()
+        else:
+            key, exclusive = rng.choice(keys), rng.random() < 0.5
+            if not locks.try_acquire(owner, key, exclusive):
+                try:
+                    locks.wait(owner, key, exclusive, lambda name=name: waiting.discard(name))
+                    waiting.add(name)
+                except SqlError:
+                    for grant in locks.release_all(owner):
+                        grant()
+        for key in keys:
+            holders = [o for o in owners if key in o.held]
+            if any(o.held[key] for o in holders):
+                assert len(holders) == 1, f"seed {seed}"
+    for owner in owners:
+        for grant in locks.release_all(owner):
+            grant()
+    assert len(locks) == 0, f"seed {seed}"
+
+
+# --- records
+
+TXN = bytes(range(16))
+
+
+def items(*values: bytes) -> bytes:
+    return frames.join_items(values)
+
+
+SECTIONS = [
+    records.Section(7, 2, items(b"a", b"b"), items(b"row", b"")),
+    records.Section(7, 1, items(b"c"), None),
+]
+
+
+def test_record_bytes_do_not_change() -> None:
+    assert records.encode_outcome(TXN, 5).hex() == (
+        "01000102030405060708090a0b0c0d0e0f0500000000000000"
+    )
+    section = records.Section(7, 1, items(b"k"), items(b"r"))
+    assert records.encode_commit(TXN, 5, [section]).hex() == (
+        "01000102030405060708090a0b0c0d0e0f0500000000000000"
+        "01000000"
+        "0700000000000000"
+        "01"
+        "01000000"
+        "0500000000000000"
+        "0500000000000000"
+        "010000006b"
+        "0100000072"
+    )
+
+
+def test_records_come_back() -> None:
+    commit = records.decode_commit(records.encode_commit(TXN, 9, SECTIONS))
+    assert commit == records.Commit(TXN, 9, SECTIONS)
+    prepare = records.Prepare(
+        TXN, 3, 8, (m.Participant(1, 2, b"k", 3),), (records.LockedKey(7, b"x", False),), SECTIONS
+    )
+    assert records.decode_prepare(records.encode_prepare(prepare)) == prepare
+    assert records.decode_outcome(records.encode_outcome(TXN, 4)) == records.Outcome(TXN, 4)
+    descriptor = Range(1, 2, b"", b"z", 1, 1, (1,), (1,))
+    table = Table(5, "t", 2, (Column(1, "id", 3),), (0,))
+    install = records.decode_install(records.encode_install(descriptor, table))
+    assert (install.range, install.table) == (descriptor, table)
+
+
+@given(st.data())
+def test_cut_records_are_refused(data: st.DataObject) -> None:
+    payload = records.encode_commit(TXN, 9, SECTIONS)
+    cut = data.draw(st.integers(0, len(payload) - 1))
+    with pytest.raises(StorageError):
+        records.decode_commit(payload[:cut])
+
+
+def test_a_newer_record_version_is_refused_clearly() -> None:
+    with pytest.raises(StorageError) as caught:
+        records.decode_outcome(b"\x02" + records.encode_outcome(TXN, 4)[1:])
+    assert caught.value.sqlstate == "0A000"
+
+
+# --- two-phase commit and recovery
+
+
+def test_all_prepared_is_committed_at_the_maximum() -> None:
+    machine = TwoPhaseCommit(2)
+    assert machine.prepared(0, 10) == []
+    assert machine.prepared(1, 12) == [Report(12), Tell(0, 12), Tell(1, 12)]
+    assert machine.phase == COMMITTED
+
+
+def test_one_refusal_aborts_and_late_answers_are_told() -> None:
+    machine = TwoPhaseCommit(3)
+    assert machine.refused(1) == [Report(0), Tell(0, 0), Tell(2, 0)]
+    assert machine.prepared(2, 5) == [Tell(2, 0)]
+    assert machine.phase == ABORTED
+
+
+def test_a_lost_answer_is_asked_for_and_never_guessed() -> None:
+    machine = TwoPhaseCommit(2)
+    assert machine.lost(0) == [Ask(0)]
+    assert machine.prepared(1, 5) == []
+    assert machine.gave_up() == [Report(None)]
+    assert machine.prepared(0, 9) == []
+
+
+def test_recovery_decides_only_when_it_must() -> None:
+    recovery = Recovery(2)
+    assert recovery.answer(0, m.Outcome("prepared", 5)) is None
+    assert recovery.answer(1, m.Outcome("unknown", 0)) is None
+    assert recovery.answer(1, m.Outcome("prepared", 9)) == 9
+    assert Recovery(2).answer(0, m.Outcome("aborted", 0)) == 0
+    assert Recovery(2).answer(0, m.Outcome("committed", 7)) == 7
+
+
+# --- participant
+
+
+class Host:
+    """A log in memory whose records become durable when `flush` is called."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[int, bytes]] = []
+        self.waiting: deque[Callable[[StorageError | None], None]] = deque()
+        self.rows: dict[tuple[int, bytes], list[tuple[int, bytes | None]]] = {}
+        self.number = 0
+
+    def persist(self, kind: int, payload: bytes, done: Callable[..., None]) -> None:
+        self.log.append((kind, payload))
+        self.waiting.append(done)
+
+    def flush(self, error: StorageError | None = None) -> None:
+        while self.waiting:
+            self.waiting.popleft()(error)
+
+    def apply(self, table_id: int, overlay: dict[bytes, bytes | None], commit_ts: int) -> None:
+        for key, row in overlay.items():
+            self.rows.setdefault((table_id, key), []).append((commit_ts, row))
+
+    def apply_section(self, section: records.Section, commit_ts: int) -> None:
+        raise NotImplementedError
+
+    def new_key_set(self) -> None:
+        raise NotImplementedError
+
+    def new_state_id(self) -> int:
+        self.number += 1
+        return self.number
+
+    def prepared(self, participant: Participant, state: State) -> None:
+        pass
+
+
+def participant() -> tuple[Participant, Host]:
+    host = Host()
+    found = Participant(1, host, LockTable())  # type: ignore[arg-type]
+    found.fence(STEP)
+    return found, host
+
+
+def enter(found: Participant, txn_id: bytes = TXN) -> State:
+    state = found.enter(m.TxnRef(txn_id, 0, 2, STEP), None)
+    assert isinstance(state, State)
+    state.put(2, 7, b"k", b"row")
+    state.statements.add(2)
+    return state
+
+
+def prepare(state_id: int, statements: tuple[int, ...] = (2,)) -> m.Prepare:
+    return m.Prepare(1, m.TxnRef(TXN, state_id, 2, STEP), statements, (), 0, 4 * STEP)
+
+
+def test_nothing_is_answered_before_its_record_is_durable() -> None:
+    found, host = participant()
+    state = enter(found)
+    replies: list[m.Message] = []
+    found.prepare(prepare(state.state_id), replies.append)
+    assert replies == [] and found.blocking(7, [b"k"], None, 0, None) is state
+    host.flush()
+    assert replies == [m.Prepared(STEP + 1)]
+    found.decide(TXN, STEP + 5, replies.append)
+    assert host.rows == {(7, b"k"): [(STEP + 5, b"row")]} and len(replies) == 1
+    host.flush()
+    assert replies[1] == m.Ack() and not found.prepared
+
+
+def test_a_timestamp_exceeds_every_read_before() -> None:
+    found, host = participant()
+    state = enter(found)
+    found.read_at(3 * STEP, 0)
+    replies: list[m.Message] = []
+    message = m.CommitOne(1, m.TxnRef(TXN, state.state_id, 2, STEP), (2,), 0, 4 * STEP)
+    found.commit_message(message, replies.append)
+    host.flush()
+    assert replies == [m.Committed(3 * STEP + 1)]
+
+
+def test_a_lost_state_is_an_abort_for_ever() -> None:
+    found, host = participant()
+    replies: list[m.Message] = []
+    found.prepare(prepare(99), replies.append)
+    assert replies == []
+    host.flush()
+    assert isinstance(replies[0], m.Failure) and replies[0].aborted
+    assert host.log[0][0] == records.ABORT
+    assert isinstance(found.enter(m.TxnRef(TXN, 0, 2, STEP), None), m.Failure)
+
+
+def test_a_missing_statement_refuses_the_prepare() -> None:
+    found, host = participant()
+    state = enter(found)
+    replies: list[m.Message] = []
+    found.prepare(prepare(state.state_id, (2, 3)), replies.append)
+    host.flush()
+    assert isinstance(replies[0], m.Failure) and replies[0].aborted
+
+
+def test_a_question_with_record_aborts_what_is_not_prepared() -> None:
+    found, host = participant()
+    state = enter(found)
+    answers: list[m.Message] = []
+    found.query(m.QueryOutcome(1, TXN, False), answers.append)
+    assert answers == [m.Outcome("unknown", 0)]
+    found.query(m.QueryOutcome(1, TXN, True), answers.append)
+    host.flush()
+    assert answers[1] == m.Outcome("aborted", 0)
+    replies: list[m.Message] = []
+    found.prepare(prepare(state.state_id), replies.append)
+    host.flush()
+    assert isinstance(replies[0], m.Failure) and replies[0].aborted
+
+
+def test_a_question_waits_for_a_prepare_in_flight() -> None:
+    found, host = participant()
+    state = enter(found)
+    answers: list[m.Message] = []
+    found.prepare(prepare(state.state_id), lambda _: None)
+    found.query(m.QueryOutcome(1, TXN, True), answers.append)
+    assert answers == []
+    host.flush()
+    assert answers == [m.Outcome("prepared", STEP + 1)]
+
+
+def test_a_full_disk_aborts_a_commit_and_owes_a_decision() -> None:
+    found, host = participant()
+    state = enter(found)
+    full = StorageError("53100", "disk full")
+    replies: list[m.Message] = []
+    found.prepare(prepare(state.state_id), replies.append)
+    host.flush()
+    found.decide(TXN, STEP + 5, replies.append)
+    host.flush(full)
+    assert isinstance(replies[1], m.Failure)
+    other = enter(found, b"o" * 16)
+    found.commit_one(other, 0, 4 * STEP, lambda *_: None)
+    assert [kind for kind, _ in host.log] == [
+        records.PREPARE,
+        records.DECIDE,
+        records.DECIDE,
+        records.COMMIT,
+    ]
+
+
+def test_a_restarted_range_holds_what_was_prepared() -> None:
+    found, host = participant()
+    state = enter(found)
+    found.prepare(prepare(state.state_id), lambda _: None)
+    host.flush()
+    again, fresh = participant()
+    again.restore_prepare(records.decode_prepare(host.log[0][1]))
+    assert again.blocking(7, [b"k"], None, 0, None) is not None
+    assert again.locks.holders((7, b"k"))
+    again.restore_outcome(records.Outcome(TXN, STEP + 3), records.DECIDE)
+    assert fresh.rows == {(7, b"k"): [(STEP + 3, b"row")]}
+    assert not again.prepared and len(again.locks) == 0
+
+
+def test_statements_are_taken_back_by_number() -> None:
+    found, _ = participant()
+    state = enter(found)
+    state.put(3, 7, b"k", b"newer")
+    state.put(3, 7, b"j", None)
+    state.statements.add(3)
+    state.undo(2)
+    assert state.overlays == {7: {b"k": b"row"}} and state.statements == {2}
+    state.put(4, 7, b"j", b"x")
+    state.statements.add(4)
+    state.keep([4])
+    assert state.overlays == {7: {b"j": b"x"}}
+
+
+# --- frames
+
+
+def execute(**changes: object) -> m.Execute:
+    fields: dict[str, object] = {
+        "range_id": 1,
+        "program_id": 2**63 - 1,
+        "read_ts": 3,
+        "floor": 4,
+        "known_issued": 5,
+        "txn": m.TxnRef(TXN, 2**63 - 1, 7, 8),
+        "commit": True,
+        "nowait": 2,
+        "params": b"pp",
+        "formats": b"\x01",
+    }
+    fields.update(changes)
+    return m.Execute(**fields)  # type: ignore[arg-type]
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=8), st.integers(0, 10_000))
+def test_frames_come_back_however_they_are_cut(kinds: list[int], seed: int) -> None:
+    rng = random.Random(seed)
+    sent: list[m.Message] = []
+    stream = b""
+    for number, kind in enumerate(kinds):
+        message: m.Message = [
+            execute(),
+            execute(txn=None, commit=False),
+            m.Rows(b"data" * 9, 1, 2, 3, 4),
+            m.Ack(),
+            m.Failure("22012", "division by zero"),
+        ][kind]
+        sent.append(message)
+        encode = framing.encode_request if kind < 2 else framing.encode_reply
+        stream += encode(number, message)
+    reader = framing.new_reader()
+    got: list[m.Message] = []
+    at = 0
+    while at < len(stream):
+        size = rng.randint(1, 60)
+        for kind, number, body in reader.feed(stream[at : at + size]):
+            assert number == len(got)
+            if kind == framing.REPLY:
+                got.append(framing.decode_reply(body))
+            else:
+                got.append(body)
+        at += size
+    assert got == sent
+
+
+def test_malformed_frames_are_refused() -> None:
+    for data in (b"\xff\xff\xff\xff", b"\x00\x00\x00\x00", b"\x0a\x00\x00\x00\x03" + bytes(9)):
+        with pytest.raises(ValueError):
+            framing.new_reader().feed(data)
+
+
+@given(st.lists(st.binary(max_size=6), max_size=30), st.lists(st.binary(min_size=1, max_size=4)))
+def test_rows_are_dealt_to_the_ranges_that_hold_them(keys: list[bytes], cuts: list[bytes]) -> None:
+    starts = [b"", *sorted(set(cuts))]
+    rows = [b"row of " + key for key in keys]
+    offsets = [0]
+    row_offsets = [0]
+    for key, row in zip(keys, rows, strict=True):
+        offsets.append(offsets[-1] + len(key))
+        row_offsets.append(row_offsets[-1] + len(row))
+    from array import array
+
+    dealt = frames.split_by_range(
+        b"".join(keys), array("q", offsets), b"".join(rows), array("q", row_offsets), starts
+    )
+    seen = 0
+    for at, members, framed_keys, framed_rows in dealt:
+        members = list(range(len(keys))) if members is None else members
+        assert frames.split_items(framed_keys, len(members)) == [keys[i] for i in members]
+        assert frames.split_items(framed_rows, len(members)) == [rows[i] for i in members]
+        for i in members:
+            assert starts[at] <= keys[i]
+            assert at + 1 == len(starts) or keys[i] < starts[at + 1]
+        seen += len(members)
+    assert seen == len(keys)
