@@ -15,6 +15,7 @@ from coordinator.pgwire import messages
 from coordinator.plan.cache import Entry, decode_text
 from coordinator.plan.plans import UtilityPlan
 from coordinator.ports import Shell, as_sql_error
+from shardb._core.coreerror import CoreError
 from shardb.errors import ProtocolError, SqlError
 
 
@@ -40,7 +41,12 @@ class Session(ExtendedQuery):
                     values: list[bytes | None] = literals  # type: ignore[assignment]
                     if entry.extras:
                         formats, values = self.with_extras(entry, b"", values)
-                    params = entry.layout.encode_params(formats, values)
+                    try:
+                        params = entry.layout.encode_params(formats, values)
+                    except CoreError:
+                        # A literal that its type does not take: the parser knows where it stands.
+                        self.spawn(self._run_simple(text))
+                        return
                     if entry.fallback is None or not self.driver.needs_fallback(
                         entry.row_plan, entry.program, params
                     ):

@@ -8,6 +8,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.dialects.postgres import Postgres
 from sqlglot.errors import ErrorLevel, ParseError, TokenError
+from sqlglot.tokens import TokenType
 
 from coordinator.sql.lexer import Token, syntax_error, tokenize
 from shardb.errors import SqlError
@@ -32,6 +33,13 @@ class _Dialect(Postgres):
             name: parser
             for name, parser in Postgres.Parser.FUNCTION_PARSERS.items()
             if name in _CALL_SYNTAX
+        }
+        PRIMARY_PARSERS: ClassVar[dict[Any, Any]] = {
+            **Postgres.Parser.PRIMARY_PARSERS,
+            # With their places, which sqlglot keeps for other literals only.
+            TokenType.TRUE: lambda self, token: self.expression(exp.Boolean(this=True), token),
+            TokenType.FALSE: lambda self, token: self.expression(exp.Boolean(this=False), token),
+            TokenType.NULL: lambda self, token: self.expression(exp.Null(), token),
         }
 
 
@@ -141,7 +149,7 @@ def _translate(text: str, tokens: list[Token], error: ParseError) -> SqlError:
     description = str(details.get("description", ""))
     # The parser blames the last token it took when something is missing after it.
     missing = description.startswith(("Expected", "Expecting", "Required"))
-    if missing and not _closes(tokens, reported):
+    if missing and " but got <Token" not in description and not _closes(tokens, reported):
         reported = min(reported + 1, len(tokens) - 1)
     # `SELECT * frm t`: it takes frm for an alias, which a star cannot have.
     if (
