@@ -218,6 +218,11 @@ class TxnDriver:
         if txn.doomed:
             await self.rollback(txn)
             raise SqlError("40001", "the transaction was aborted by a shard")
+        try:
+            self.oracle.issue()
+        except SqlError:
+            self.abandon(txn)  # before anything that could commit it has been sent
+            raise
         parts = list(txn.parts.values())
         txn.parts = {}
         if not parts:
