@@ -78,7 +78,7 @@ class RemoteWatch(Watch):
 
 
 class RemoteStore(Store):
-    """A client of the service at a unix path; it connects at the first call at the latest."""
+    """A client of the service at a unix socket path; it connects at the first call."""
 
     def __init__(self, path: str, timeout_seconds: float = CALL_TIMEOUT_SECONDS) -> None:
         self._path = path.removeprefix("unix:")

@@ -222,9 +222,8 @@ class ShardNode:
             connection.reply(request_id, error_failure(error))
             return
         if len(data) > ROWS_MAX_BYTES:
-            connection.reply(
-                request_id, m.Failure("54000", "the result of a statement is too long")
-            )
+            failure = m.Failure("54000", "the result of a statement is too long")
+            connection.reply(request_id, failure)
             return
         connection.send(pack_rows(request_id, data, rows, state_id, 0, ts))
 
