@@ -152,6 +152,8 @@ class RowCall:
                 return
             self._start_many(ranges)
         except (SqlError, ValueError) as error:
+            if self.implicit and self.txn is not None:
+                driver.abandon(self.txn)
             driver.loop.call_soon(self.on_done, as_error(error))
 
     def _start_many(self, ranges: Sequence[Range]) -> None:
@@ -226,13 +228,15 @@ class RowCall:
         try:
             await self.driver.wait_for(self.ranges[index])
         except SqlError as error:
-            failure = m.Failure(error.sqlstate, error.message)
-            if self.single:
-                self.on_done(as_error(error))
-            else:
-                self._reply_of(index, failure)
+            self._cannot_send(index, error)
             return
-        self._send(index)
+        self._send_if_open(index)
+
+    def _cannot_send(self, index: int, error: SqlError) -> None:
+        if self.single:
+            self.on_done(as_error(error))
+        else:
+            self._reply_of(index, m.Failure(error.sqlstate, error.message))
 
     def _registered(self, reply: m.Message) -> None:
         """A program that a shard cannot take fails its Execute too, with a poorer message."""
@@ -321,7 +325,7 @@ class RowCall:
         try:
             self._send(index)
         except SqlError as error:
-            self.on_done(error)
+            self._cannot_send(index, error)
 
     async def _resolve(self) -> None:
         """The answer to a statement that was to commit has been lost."""

@@ -168,8 +168,8 @@ class TxnDriver:
         Offsets are integers of 4 or 8 bytes, signed or not; they begin with 0.
         """
         self.check(txn)
-        key_offsets = _as_int64(key_offsets)
-        row_offsets = None if row_offsets is None else _as_int64(row_offsets)
+        key_offsets = _as_uint64(key_offsets)
+        row_offsets = None if row_offsets is None else _as_uint64(row_offsets)
         catalog = self.catalog()
         table = catalog.table(table_id)
         range_map = catalog.range_maps[table.group_id]
@@ -218,6 +218,11 @@ class TxnDriver:
         if txn.doomed:
             await self.rollback(txn)
             raise SqlError("40001", "the transaction was aborted by a shard")
+        try:
+            self.oracle.issue()
+        except SqlError:
+            self.abandon(txn)  # before anything that could commit it has been sent
+            raise
         parts = list(txn.parts.values())
         txn.parts = {}
         if not parts:
@@ -526,7 +531,7 @@ def scan_schema(table: Table, columns: Sequence[int], with_key: bool) -> pa.Sche
     return pa.schema(fields)
 
 
-def _as_int64(offsets: Any) -> memoryview | array[int]:
+def _as_uint64(offsets: Any) -> memoryview | array[int]:
     """Any integer offsets as the ones `split_by_range` takes, without a copy if they are wide."""
     view = memoryview(offsets)
     if view.itemsize == 8:

@@ -331,3 +331,32 @@ def test_transfers_keep_the_sum(tmp_path: Path) -> None:
         assert sum([await c.balance(i) or 0 for i in accounts]) == 600
 
     with_cluster(tmp_path, test)
+
+
+def test_a_cancelled_statement_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Outside a transaction by the call, inside by rolling back while the statement waits."""
+
+    async def test(c: Cluster) -> None:
+        await c.run(INSERT, 1, 0)
+        holder = c.driver.begin()
+        await c.run(ADD, 1, 1, txn=holder)
+        plan, program = c.plan(ADD)
+        params = program.param_layout.encode((1, 10))
+        done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        call = c.driver.execute_row(None, plan, program, params, b"", done.set_result)
+        await asyncio.sleep(0.02)
+        call.cancel()
+        error = await asyncio.wait_for(done, 5)
+        assert isinstance(error, SqlError) and error.sqlstate == "57014"
+        waiting = c.driver.begin()
+        task = asyncio.create_task(c.run(ADD, 1, 100, txn=waiting))
+        await asyncio.sleep(0.02)
+        await c.driver.rollback(waiting)
+        with pytest.raises(SqlError):
+            await task
+        await c.driver.commit(holder)
+        assert await c.balance(1) == 1
+        assert not c.servers[1].node.ranges[30001].participant.states
+        assert len(c.servers[1].node.locks) == 0
+
+    with_cluster(tmp_path, test)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections import deque
 from collections.abc import Callable
 
@@ -470,10 +471,8 @@ def test_rows_are_dealt_to_the_ranges_that_hold_them(keys: list[bytes], cuts: li
     for key, row in zip(keys, rows, strict=True):
         offsets.append(offsets[-1] + len(key))
         row_offsets.append(row_offsets[-1] + len(row))
-    from array import array
-
     dealt = frames.split_by_range(
-        b"".join(keys), array("q", offsets), b"".join(rows), array("q", row_offsets), starts
+        b"".join(keys), array("Q", offsets), b"".join(rows), array("Q", row_offsets), starts
     )
     seen = 0
     for at, members, framed_keys, framed_rows in dealt:
