@@ -149,7 +149,8 @@ def _translate(text: str, tokens: list[Token], error: ParseError) -> SqlError:
     description = str(details.get("description", ""))
     # The parser blames the last token it took when something is missing after it.
     missing = description.startswith(("Expected", "Expecting", "Required"))
-    if missing and " but got <Token" not in description and not _closes(tokens, reported):
+    named = " but got <Token" in description and "SENTINEL" not in description
+    if missing and not named and not _closes(tokens, reported):
         reported = min(reported + 1, len(tokens) - 1)
     # `SELECT * frm t`: it takes frm for an alias, which a star cannot have.
     if (
