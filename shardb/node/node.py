@@ -15,6 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Final, Protocol
 
+import msgspec
+
 from shardb import limits
 from shardb._core.frames import pack_rows
 from shardb._core.rowprog import Program
@@ -202,6 +204,10 @@ class ShardNode:
                 return
             state_id = state.state_id
             overlay = state.overlay(registered.spec.table_id)
+        tablet = local.tablets.get(registered.spec.table_id)
+        if tablet is None:  # dropped while this waited
+            connection.reply(request_id, NOT_HERE)
+            return
         try:
             params = message.params
             if participant.prepared:
@@ -210,7 +216,7 @@ class ShardNode:
                     return
             ts = participant.read_at(read_ts, message.floor)
             data, rows, _ = program.select(
-                local.tablets[registered.spec.table_id].memtable,
+                tablet.memtable,
                 read_ts or TS_MAX,
                 params,
                 message.formats,
@@ -238,16 +244,31 @@ class ShardNode:
     ) -> bool:
         """Has a read wait for a prepared transaction in its way; False if there is none."""
         program = registered.program
+        participant = local.participant
         keys = program.points(message.params) if program.is_points else None
         interval = None if keys is not None else program.interval(message.params)
-        blocker = local.participant.blocking(
+        blockers = participant.all_blocking(
             registered.spec.table_id, keys, interval, message.read_ts, state
         )
-        if blocker is None:
+        if not blockers:
             return False
-        blocker.waiters.append(
-            lambda: self._select(connection, request_id, message, local, registered)
-        )
+        left = len(blockers)
+
+        def ended() -> None:
+            nonlocal left
+            left -= 1
+            if left:
+                return
+            later = message
+            if not message.read_ts:
+                # All that was prepared on its keys is decided: from here on a snapshot, so that a
+                # stream of new commits cannot keep it waiting.
+                read_ts = participant.read_at(0, message.floor)
+                later = msgspec.structs.replace(message, read_ts=read_ts)
+            self._select(connection, request_id, later, local, registered)
+
+        for blocker in blockers:
+            blocker.waiters.append(ended)
         return True
 
     def on_message(self, connection: ServerConnection, request_id: int, message: m.Message) -> None:

@@ -12,6 +12,7 @@ from shardb._core.memload import put_framed
 from shardb._core.memtable import MemTable
 from shardb._core.rowcodec import RowLayout
 from shardb.env import Rng
+from shardb.errors import StorageError
 from shardb.meta.descriptors import Range, Table
 from shardb.storage.engine import Engine
 from shardb.storage.tablet import Tablet
@@ -90,7 +91,10 @@ class LocalRange:
     # --- the participant's host
 
     def persist(self, kind: int, payload: bytes, done: Done) -> None:
-        self._engine.append(self.id, kind, payload, done, self.epoch)
+        try:
+            self._engine.append(self.id, kind, payload, done, self.epoch)
+        except StorageError as error:  # too long for a record: a failure like any other
+            done(error)
 
     def apply(self, table_id: int, overlay: Mapping[bytes, bytes | None], commit_ts: int) -> None:
         tablet = self.tablets.get(table_id)

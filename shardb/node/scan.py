@@ -66,10 +66,13 @@ class ScanJob:
         ts = participant.read_at(message.read_ts, 0)
         blocker = participant.blocking(message.table_id, None, (low, high), ts, state)
         if blocker is not None:
-            blocker.waiters.append(self.start)
+            blocker.waiters.append(self._woken)
             return
         overlay = None if state is None else state.overlay(message.table_id)
-        table = local.tables[message.table_id]
+        table = local.tables.get(message.table_id)
+        if table is None:  # dropped while this waited
+            self._stream.end(m.Failure("42P01", "the table has been dropped"))
+            return
         columns = list(message.columns)
         extra = sorted({int(c) for c in _COLUMN.findall(message.filter)} - set(columns))
         scanned = columns + extra
@@ -83,6 +86,13 @@ class ScanJob:
             self._stream.end(error_failure(error))
             return
         self._workers.submit(self._run, batches, bool(extra), ts)
+
+    def _woken(self) -> None:
+        """Goes on after a wait; an error goes to the reader, not to who ended the wait."""
+        try:
+            self.start()
+        except Exception as error:
+            self._stream.end(error_failure(error))
 
     def _run(self, batches: Iterator[pa.RecordBatch], narrow: bool, ts: int) -> None:
         """In a worker: sends everything, then the end."""

@@ -14,6 +14,8 @@ import logging
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from shardb import limits
 from shardb._core.frames import split_items
 from shardb._core.rowprog import Program
@@ -34,6 +36,7 @@ BULK_ROWS_MIN: Final = 512  # an insert of so many rows is kept as it came
 NOWAIT: Final = 1
 SKIP_LOCKED: Final = 2
 ROW_CHANGED: Final = "row changed"
+CANCELED: Final = "canceling statement due to user request"
 
 Waits = Generator[None, None, None]
 Reply = Callable[[m.Message], None]
@@ -85,7 +88,7 @@ class Statement:
             else:
                 self.reply(m.Failure("40001", "a statement was sent again too late"))
             return
-        self.fresh = not state.statements
+        self.fresh = txn.state_id == 0
         self.state = state
         state.abandon = self._abandon
         self.work = work(state)
@@ -108,24 +111,36 @@ class Statement:
                 log.exception("a statement failed")
             self.fail(error)
 
-    def _abandon(self) -> None:
-        if not self.over:
+    def _abandon(self, ended: bool) -> None:
+        """Ends while it waits; `ended`: so has its transaction."""
+        state = self.state
+        if self.over or state is None:
+            return
+        if ended:
             self.over = True
-            self.reply(m.Failure("57014", "canceling statement due to user request", aborted=True))
+            self.reply(m.Failure("57014", CANCELED, aborted=True))
+            return
+        grants = self.locks.stop_waiting(state)
+        self.fail(SqlError("57014", CANCELED))
+        for granted in grants:
+            granted()
 
     def fail(self, error: BaseException) -> None:
         """Ends with an error: the statement's writes are taken back, its locks stay."""
         self.over = True
         state = self.state
         assert state is not None
-        dropped = self.commit or self.fresh
+        changed = isinstance(error, SqlError) and error.message == ROW_CHANGED
+        failure = error_failure(error, aborted=self.commit)
         if state.phase == ACTIVE:
             state.abandon = None
-            if dropped:
+            if self.commit or (self.fresh and not changed):
                 self.participant.drop(state)
             else:
                 state.undo(self.txn.statement - 1)
-        self.reply(error_failure(error, aborted=self.commit))
+                if changed:  # the statement will be run again, and keeps its locks
+                    failure = msgspec.structs.replace(failure, state_id=state.state_id)
+        self.reply(failure)
 
     def finish(self, make: Callable[[int], m.Message]) -> None:
         """Ends well. `make(commit_ts)` is the reply; with `commit` it follows the log record."""
@@ -264,13 +279,11 @@ class RowStatement(Statement):
         return program.candidates(tablet.memtable, TS_MAX, params, overlay, local.low, local.high)
 
     def _settle(self, table_id: int, interval: tuple[bytes, bytes]) -> Waits:
-        """Waits until nothing in the interval is prepared."""
-        while True:
-            blocker = self.participant.blocking(table_id, None, interval, 0, self.state)
-            if blocker is None:
-                return
-            blocker.waiters.append(self.resume)
-            yield
+        """Waits for what is prepared in the interval now; later ones came after the statement."""
+        for blocker in self.participant.all_blocking(table_id, None, interval, 0, self.state):
+            while blocker.phase != DONE:
+                blocker.waiters.append(self.resume)
+                yield
 
     def _change(self, state: State) -> Waits:
         """UPDATE and DELETE."""
@@ -356,23 +369,28 @@ class RowStatement(Statement):
         table = self.registered.table
         message = self.message
         exclusive = self.registered.spec.locking == "update"
+        low, high = self.local.low, self.local.high
         keys = yield from self._keys(state)
+        locked: set[bytes] = set()
         skipped: set[bytes] = set()
-        for key in keys:
-            yield from self.lock(state, table, key, exclusive, message.nowait, skipped)
-        overlay: dict[bytes, bytes | None] | None = state.overlay(table.id)
-        if skipped:
-            overlay = dict(overlay or {})
-            overlay.update(dict.fromkeys(skipped))
-        memtable = self.local.tablets[table.id].memtable
+        while True:
+            for key in keys:
+                yield from self.lock(state, table, key, exclusive, message.nowait, skipped)
+            locked.update(keys)
+            overlay: dict[bytes, bytes | None] | None = state.overlay(table.id)
+            if skipped:
+                overlay = dict(overlay or {})
+                overlay.update(dict.fromkeys(skipped))
+            memtable = self.local.tablets[table.id].memtable
+            if program.is_points:
+                break
+            # Rows that came to match while others were waited for are to be locked as well.
+            found = program.candidates(memtable, TS_MAX, message.params, overlay, low, high)
+            keys = [key for key in found if key not in locked]
+            if not keys:
+                break
         data, rows, newest_ts = program.select(
-            memtable,
-            TS_MAX,
-            message.params,
-            message.formats,
-            overlay,
-            self.local.low,
-            self.local.high,
+            memtable, TS_MAX, message.params, message.formats, overlay, low, high
         )
         state.floor = max(state.floor, newest_ts)
         self.participant.read_at(0, message.floor)
@@ -428,8 +446,12 @@ class WriteStatement(Statement):
         mode = message.mode
         table = self.table
         versioned = mode in ("update", "delete") and bool(message.expected_ts)
+        if versioned:  # all locks first: a statement that is run again finds its rows unchanged
+            for key in keys:
+                yield from self.lock(state, table, key, True, 0)
         for index, (key, row) in enumerate(zip(keys, rows, strict=True)):
-            yield from self.lock(state, table, key, True, 0)
+            if not versioned:
+                yield from self.lock(state, table, key, True, 0)
             existing = self.current(state, table.id, key)
             if mode == "insert":
                 if existing is not None:

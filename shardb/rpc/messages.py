@@ -24,7 +24,8 @@ class Ack(Message, frozen=True, tag=True):
 class Failure(Message, frozen=True, tag=True):
     """The request failed; fields as in `shardb.errors.SqlError`.
 
-    `aborted` says the transaction has a durable abort record or no state at all here.
+    `aborted` says the transaction has a durable abort record or no state at all here. `state_id`:
+    the failed statement's transaction goes on here with its locks, in this state ("row changed").
     """
 
     sqlstate: str
@@ -35,6 +36,7 @@ class Failure(Message, frozen=True, tag=True):
     where: str = ""
     constraint: str = ""
     aborted: bool = False
+    state_id: int = 0
 
 
 class TxnRef(msgspec.Struct, frozen=True, array_like=True):
@@ -225,12 +227,16 @@ class Decide(Message, frozen=True, tag=True):
 
 
 class Rollback(Message, frozen=True, tag=True):
-    """Drops a transaction's unprepared state, or (from `statement` > 0) undoes later statements."""
+    """Drops a transaction's unprepared state, or (from `statement` > 0) undoes later statements.
+
+    `cancel`: only the statement that waits, if there is one, fails with 57014. `state_id` 0: any.
+    """
 
     range_id: int
     txn_id: bytes
     state_id: int
     statement: int = 0
+    cancel: bool = False
 
 
 class QueryOutcome(Message, frozen=True, tag=True):

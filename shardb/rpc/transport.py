@@ -123,7 +123,7 @@ class Client:
     """Requests to one server, over one connection that is made again when it breaks.
 
     `known_programs` is for the caller: what it has registered over the present connection.
-    `hello` makes the first message of each connection.
+    `hello` makes the first message of each connection; a SqlError from it means "not yet".
     """
 
     def __init__(
@@ -278,7 +278,14 @@ class Client:
                 continue
             if wire._transport is None:
                 continue  # lost again already
-            wire.send(framing.encode_request(0, self._hello()))
+            try:
+                hello = self._hello()
+            except SqlError:  # not ready to introduce itself
+                wire.abort()
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, RECONNECT_MAX_S)
+                continue
+            wire.send(framing.encode_request(0, hello))
             self._wire = wire
             self._connected.set()
             return

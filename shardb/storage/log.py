@@ -175,8 +175,7 @@ class Log:
             file = self._next_file_if_room(file)
         if self._pending and not self._dead:
             self._start(file)
-        for waiting in batch:
-            waiting.on_durable(None)
+        _tell(batch, None)
 
     def _fail(self, file: AppendFile, batch: list[_Waiting], error: OSError) -> None:
         """Takes back what a failed write left, and tells all that counted on it."""
@@ -189,8 +188,7 @@ class Log:
         self._pending = []
         self._in_flight = None
         told = _error("write to the log", error)
-        for waiting in lost:
-            waiting.on_durable(told)
+        _tell(lost, told)
 
     def _finish(self, error: OSError | None) -> None:
         """The last marker is durable; if not, the log is as after a crash and as good."""
@@ -279,6 +277,18 @@ class Log:
                 "0A000", f"log file {path} has format {version}, this shardb reads up to {VERSION}"
             )
         return token, previous_size
+
+
+def _tell(batch: list[_Waiting], error: StorageError | None) -> None:
+    """Calls all callbacks; if some fail, the first one's error is raised when all were called."""
+    failure: Exception | None = None
+    for waiting in batch:
+        try:
+            waiting.on_durable(error)
+        except Exception as raised:
+            failure = failure or raised
+    if failure is not None:
+        raise failure
 
 
 def _error(what: str, error: OSError) -> StorageError:

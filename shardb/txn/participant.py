@@ -16,7 +16,7 @@ lost answer is asked for with QueryOutcome, which logs it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from shardb._core.frames import split_items
@@ -118,15 +118,35 @@ class Participant:
 
         The read is of `keys`, or of the interval. `read_ts` 0 waits for all prepared on them.
         """
+        return next(self._blocking(table_id, keys, interval, read_ts, own), None)
+
+    def all_blocking(
+        self,
+        table_id: int,
+        keys: Sequence[bytes] | None,
+        interval: tuple[bytes, bytes] | None,
+        read_ts: int,
+        own: State | None,
+    ) -> list[State]:
+        """All of them. Who waits for these, and for none that comes later, waits not for ever."""
+        return list(self._blocking(table_id, keys, interval, read_ts, own))
+
+    def _blocking(
+        self,
+        table_id: int,
+        keys: Sequence[bytes] | None,
+        interval: tuple[bytes, bytes] | None,
+        read_ts: int,
+        own: State | None,
+    ) -> Iterator[State]:
         for state in self.prepared.values():
             if state is own or (read_ts and state.min_commit_ts > read_ts):
                 continue
             if keys is not None:
                 if any(state.writes_key(table_id, key) for key in keys):
-                    return state
+                    yield state
             elif interval is not None and state.writes_interval(table_id, *interval):
-                return state
-        return None
+                yield state
 
     # --- states
 
@@ -175,7 +195,7 @@ class Participant:
         assert state.phase == ACTIVE, state.phase
         self._end(state)
         if state.abandon is not None:
-            state.abandon()
+            state.abandon(True)
 
     def lose(self, owner: object) -> None:
         """A connection is gone: its unprepared transactions end."""
@@ -187,12 +207,18 @@ class Participant:
                     state.owner = None
 
     def rollback(self, message: m.Rollback) -> m.Message:
-        """Drops a state (id 0: whichever there is), or takes back its later statements."""
+        """Drops a state (id 0: whichever there is), or takes back its later statements.
+
+        With `cancel` it ends the statement that waits here, if one does.
+        """
         state = self.states.get(message.txn_id)
         unknown = state is None or message.state_id not in (0, state.state_id)
         if unknown or state is None or state.phase != ACTIVE:
             return aborted_failure("the transaction is not known here")
-        if message.statement:
+        if message.cancel:
+            if state.abandon is not None:
+                state.abandon(False)
+        elif message.statement:
             state.undo(message.statement)
         else:
             self._remember(state.txn_id, ABORTED_TS, self.known_issued)
@@ -294,8 +320,6 @@ class Participant:
         self.note(message.known_issued)
         state.participants = message.participants
         state.min_commit_ts = self._assign(state, message.floor)
-        state.phase = PREPARING
-        self.prepared[txn.txn_id] = state
         payload = records.encode_prepare(
             records.Prepare(
                 txn.txn_id,
@@ -306,6 +330,8 @@ class Participant:
                 state.sections(),
             )
         )
+        state.phase = PREPARING
+        self.prepared[txn.txn_id] = state
 
         def durable(error: StorageError | None) -> None:
             if error is not None:
@@ -488,10 +514,14 @@ class Participant:
         waiters, state.waiters = state.waiters, []
         grants = self.locks.release_all(state)
         # Readers first: the next writer would put itself in their way at once, for ever.
-        for wake in waiters:
-            wake()
-        for granted in grants:
-            granted()
+        failure: Exception | None = None
+        for wake in (*waiters, *grants):
+            try:
+                wake()
+            except Exception as error:  # a bug of theirs: the others wait for their turn
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def _answer_prepared(self, state: State, reply: Reply) -> None:
         if state.phase == PREPARED:

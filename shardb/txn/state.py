@@ -86,7 +86,8 @@ class State:
         self.owner = owner  # the connection it came over, opaque; None after a restart
         self.phase = ACTIVE
         self.statements: set[int] = set()
-        self.abandon: Callable[[], None] | None = None  # ends the statement being carried out
+        # Ends the statement being carried out; True: the whole transaction ends.
+        self.abandon: Callable[[bool], None] | None = None
         self.last_statement = 0
         self.last_reply: Message | None = None
         self.floor = 0  # the largest commit_ts read, locked or overwritten
