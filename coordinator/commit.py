@@ -36,13 +36,14 @@ async def commit_one(driver: TxnDriver, txn: Txn, part: Part) -> None:
     )
     done: Any = driver.loop.create_future()
     client.call(message, lambda reply: None if done.done() else done.set_result(reply))
-    reply = await done
+    reply = await driver.settled(done)
     if isinstance(reply, m.Committed):
         driver.saw(reply.commit_ts)
         return
     if isinstance(reply, m.Failure) and reply.aborted:
         raise failure_error(reply)
-    outcome = await driver.outcome_of(part.range, txn.txn_id)
+    asking = driver.loop.create_task(driver.outcome_of(part.range, txn.txn_id))
+    outcome = await driver.settled(asking)
     if outcome is not None and outcome.state == "committed":
         driver.saw(outcome.ts)
     elif outcome is not None and outcome.state == "aborted":
@@ -86,7 +87,7 @@ class TwoPhaseRun:
             ANSWER_WAIT_S, lambda: self._carry_out(self._machine.gave_up())
         )
         try:
-            commit_ts = await self._reported
+            commit_ts = await driver.settled(self._reported)
         finally:
             timer.cancel()
         if commit_ts is None:

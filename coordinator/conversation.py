@@ -101,6 +101,7 @@ class Conversation:
         self._write_paused = False
         self._simple = False
         self._task: Cancellable | None = None
+        self._call: Cancellable | None = None  # the newest row program run without a task
         self._timer: Cancellable | None = None
         self._cancel_reason = ""
         self._tables = {phase: self._handlers(phase) for phase in Phase}
@@ -338,10 +339,12 @@ class Conversation:
         self.cancel("canceling statement due to statement timeout")
 
     def cancel(self, reason: str = "canceling statement due to user request") -> None:
-        """Cancels the task under way, if any."""
+        """Cancels the statement under way, if any."""
         if self._task is not None:
             self._cancel_reason = reason
             self._task.cancel()
+        elif self.busy and self._call is not None:
+            self._call.cancel()
 
     def _task_done(self, error: BaseException | None) -> None:
         self._task = None
@@ -417,6 +420,8 @@ class Conversation:
         """The socket is gone: whatever was under way is cancelled and rolled back."""
         if self.phase is not Phase.CLOSED:
             self._enter(Event.CLOSED)
+        if self._task is None and self.busy and self._call is not None:
+            self._call.cancel()
         self.busy = True
         if self.inbox is not None:
             self.inbox.finish(SqlError("08006", "connection to client lost"))

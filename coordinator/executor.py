@@ -183,7 +183,7 @@ class Executor:
         formats: bytes,
         txn: Txn | None,
     ) -> Any:
-        """Runs a row program and waits for it."""
+        """Runs a row program and waits for it; when cancelled, for what became of it."""
         waiter = session.shell.waiter()
         results: list[Any] = []
 
@@ -192,11 +192,23 @@ class Executor:
             if not waiter.done():
                 waiter.set_result(None)
 
-        self.driver.execute_row(txn, plan, program, params, formats, done)
-        await waiter
-        if isinstance(results[0], SqlError):
-            raise results[0]
-        return results[0]
+        call = self.driver.execute_row(txn, plan, program, params, formats, done)
+        cancelled: BaseException | None = None
+        while not results:
+            try:
+                await waiter
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # the task is cancelled; the statement may not be
+                cancelled = error
+                waiter = session.shell.waiter()
+                call.cancel()
+        result = results[0]
+        if isinstance(result, SqlError):
+            if cancelled is not None and result.sqlstate == "57014":
+                raise cancelled
+            raise result
+        return result
 
     async def query(
         self, session: Conversation, plan: QueryPlan, values: Sequence[Any], txn: Txn | None
@@ -263,9 +275,9 @@ class Executor:
         formats: bytes,
         txn: Txn | None,
     ) -> Outcome:
+        inside = txn if txn is not None else self.driver.begin()
+        mark = self.driver.mark(inside)
         for attempt in itertools.count(1):
-            inside = txn if txn is not None else self.driver.begin()
-            mark = self.driver.mark(inside)
             try:
                 written = await self._write(session, plan, values, inside)
                 if txn is None:
@@ -274,11 +286,14 @@ class Executor:
             except BaseException as error:
                 changed = isinstance(error, SqlError) and error.message == "row changed"
                 again = changed and attempt < STATEMENT_RETRIES_MAX
-                if txn is None:
-                    self.roll_back_later(inside)
-                elif again:
+                try:
+                    if not again:
+                        raise
+                    # Its locks stay, so that those rows do not change again.
                     await self.driver.rollback_to(inside, mark)
-                if not again:
+                except BaseException:
+                    if txn is None:
+                        self.roll_back_later(inside)
                     raise
         if plan.returning:
             rows = await session.shell.in_thread(

@@ -136,7 +136,7 @@ class ExtendedQuery(Conversation):
                 entry.row_plan, entry.program, portal.params
             ):
                 self.busy = True
-                self._execute_row(
+                self._call = self._execute_row(
                     txn, entry.row_plan, entry.program, portal.params, portal.formats, self._on_row
                 )
                 return

@@ -121,6 +121,7 @@ class RowCall:
         self.implicit = txn is None
         self.attempts = 0
         self.deadline = 0.0
+        self.ranges: Sequence[Range] = ()
         spec = plan.program
         self.writes = spec.kind != "select" or spec.locking != ""
 
@@ -294,12 +295,19 @@ class RowCall:
         self.on_done(as_error(failure_error(failure)))
 
     def cancel(self) -> None:
-        """Asks for an end of a statement outside a transaction that waits; it may be too late."""
-        if self.single and self.commit:
-            item = self.ranges[0]
-            self.driver.client(item.primary).call(m.Rollback(item.id, self.txn_id, 0), ignore)
-        elif self.implicit and self.txn is not None:
-            self.driver.abandon(self.txn)
+        """Asks a statement that waits for locks to end with 57014. It may be too late for that:
+        `on_done` tells what became of it.
+        """
+        if not self.ranges or not self.writes:
+            return
+        if self.implicit and not self.single:
+            if self.txn is not None:
+                self.driver.abandon(self.txn)
+            return
+        txn_id = self.txn_id if self.txn is None else self.txn.txn_id
+        for item in self.ranges:
+            message = m.Rollback(item.id, txn_id, 0, 0, True)
+            self.driver.client(item.primary).call(message, ignore)
 
     def _fail_in_txn(self, failure: m.Failure) -> None:
         txn = self.txn

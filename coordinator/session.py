@@ -69,7 +69,9 @@ class Session(ExtendedQuery):
         assert plan is not None
         self._entry = entry
         self.busy = True
-        self._execute_row(self.txn, plan, entry.program, params, b"", self._on_simple_row)
+        self._call = self._execute_row(
+            self.txn, plan, entry.program, params, b"", self._on_simple_row
+        )
 
     def _simple_row_done(self, result: Any) -> None:
         """The end of a row program of the simple protocol; called by the driver."""

@@ -342,9 +342,29 @@ class TxnDriver:
         else:
             txn.joined(item, state_id)
 
+    def locked(self, txn: Txn, item: Range, state_id: int) -> None:
+        """A statement has failed on a range and left locks there."""
+        if txn.ended:
+            message = m.Rollback(item.id, txn.txn_id, state_id)
+            self.client(item.primary).call(message, ignore)
+        elif item.id not in txn.parts:
+            txn.parts[item.id] = Part(item, state_id)
+
     def new_id(self) -> bytes:
         """A transaction id."""
         return self._rng.token(16)
+
+    async def settled(self, future: asyncio.Future[Any]) -> Any:
+        """Waits for a future, whatever happens to the waiting task meanwhile.
+
+        A commit that has been sent may take effect: its client has to hear what became of it.
+        """
+        while True:
+            try:
+                return await asyncio.shield(future)
+            except asyncio.CancelledError:
+                if future.cancelled():
+                    raise
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         """Runs something in the background."""
@@ -385,10 +405,7 @@ class TxnDriver:
     # --- inner workings
 
     def _hello(self) -> m.Hello:
-        try:
-            issued = self.oracle.issue()
-        except SqlError:
-            issued = 0
+        issued = self.oracle.issue()  # an error makes the client try again later
         return m.Hello(f"coordinator {self._name}", framing.PROTOCOL_VERSION, issued)
 
     async def _together(self, work: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
@@ -504,6 +521,8 @@ class TxnDriver:
         if reply is LOST or reply.aborted:
             txn.doomed = True
             raise SqlError("40001", "a shard lost the transaction")
+        if reply.state_id:
+            self.locked(txn, item, reply.state_id)
         raise as_error(failure_error(reply))
 
     def acknowledged(self, txn_id: bytes, parts: Sequence[Part]) -> None:
