@@ -125,6 +125,10 @@ class Files(Protocol):
         """Takes the file's exclusive lock until closed or the process ends; None if it is held."""
         ...
 
+    def call_later(self, delay_ms: int, call: Callable[[], None]) -> None:
+        """Runs `call` later on this thread: for writes that are in no hurry."""
+        ...
+
 
 class Lock(Protocol):
     def close(self) -> None: ...
@@ -154,6 +158,8 @@ class ReaderLoop(Protocol):
     def add_reader(self, fd: int, callback: Callable[[], None], /) -> object: ...
 
     def remove_reader(self, fd: int, /) -> object: ...
+
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> object: ...
 
 
 NEW_SUFFIX = ".new"  # of a file's name until it is whole
@@ -268,6 +274,9 @@ class SystemFiles:
         self.make_directory(parent)
         os.makedirs(path, mode=0o700, exist_ok=True)
         self._sync_directory(parent)
+
+    def call_later(self, delay_ms: int, call: Callable[[], None]) -> None:
+        self._loop.call_later(delay_ms / 1000, call)
 
     def names(self, path: str) -> list[str]:
         return os.listdir(path)
