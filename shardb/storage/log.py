@@ -114,6 +114,7 @@ class Log:
         self._again = False
         # Some of `_pending` is in a hurry; the rest goes with it, or when the timer ends.
         self._hurry = False
+        self._starting = False
         self._timer = False
         self._dead = False
         self._closing = False
@@ -143,8 +144,13 @@ class Log:
         self._pending.append(_Waiting(head, payload, on_durable))
         if not lazy:
             self._hurry = True
-        if not self._busy and not self._dead:
-            self._start_if_due()
+        if not self._busy and not self._dead and not self._starting:
+            if self._hurry:
+                # Not now but with the end of this turn, so that all of a turn is one batch.
+                self._starting = True
+                self._files.call_later(0, self._turn_ended)
+            else:
+                self._start_if_due()
 
     def close(self) -> None:
         """Writes what is waiting and a last marker, tells the callbacks, and closes the files."""
@@ -176,6 +182,11 @@ class Log:
         elif self._pending and not self._timer:
             self._timer = True
             self._files.call_later(limits.LOG_LAZY_MAX_MS, self._waited)
+
+    def _turn_ended(self) -> None:
+        self._starting = False
+        if not self._busy and not self._dead and not self._closing:
+            self._start_if_due()
 
     def _waited(self) -> None:
         self._timer = False

@@ -66,7 +66,10 @@ class Disk:
         return DiskFile(self, path, offset)
 
     def call_later(self, delay_ms: int, call: Callable[[], None]) -> None:
-        self.timers.append(call)
+        if delay_ms:
+            self.timers.append(call)
+        else:
+            call()
 
     def lock(self, path: str) -> Lock | None:
         raise NotImplementedError
