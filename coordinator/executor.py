@@ -46,7 +46,11 @@ _INT8: Final = struct.Struct("!q")
 class Engine(Protocol):
     """The fenced engine (`shardb.engine`): generated SQL over Arrow tables."""
 
-    def run(self, sql: str, tables: Mapping[str, Any], params: Sequence[Any]) -> Any: ...
+    def cancellation(self) -> Any: ...  # of one run; its `cancel` may come from another thread
+
+    def run(
+        self, sql: str, tables: Mapping[str, Any], params: Sequence[Any], cancellation: Any
+    ) -> Any: ...
 
 
 class Ddl(Protocol):
@@ -183,7 +187,7 @@ class Executor:
         formats: bytes,
         txn: Txn | None,
     ) -> Any:
-        """Runs a row program and waits for it."""
+        """Runs a row program and waits for it; a cancel that comes too late changes nothing."""
         waiter = session.shell.waiter()
         results: list[Any] = []
 
@@ -192,8 +196,19 @@ class Executor:
             if not waiter.done():
                 waiter.set_result(None)
 
-        self.driver.execute_row(txn, plan, program, params, formats, done)
-        await waiter
+        call = self.driver.execute_row(txn, plan, program, params, formats, done)
+        session.call_begun(call)
+        try:
+            await waiter
+        except BaseException:
+            call.cancel(SqlError("57014", "canceling statement due to user request"))
+            waiter = session.shell.waiter()
+            if not results:
+                await waiter
+            if isinstance(results[0], SqlError):
+                raise
+        finally:
+            session.call_ended()
         if isinstance(results[0], SqlError):
             raise results[0]
         return results[0]
@@ -213,7 +228,18 @@ class Executor:
                 [self.driver.run_scan(txn, stage, read_ts) for stage in stages]
             )
             tables.update(zip((stage.alias for stage in stages), scanned, strict=True))
-        return await session.shell.in_thread(self.engine.run, plan.sql, tables, list(values))
+        return await self._in_engine(session, plan.sql, tables, values)
+
+    async def _in_engine(
+        self, session: Conversation, sql: str, tables: Mapping[str, Any], values: Sequence[Any]
+    ) -> Any:
+        """Runs a stage in a thread; it stops with the statement."""
+        stop = self.engine.cancellation()
+        try:
+            return await session.shell.in_thread(self.engine.run, sql, tables, list(values), stop)
+        except BaseException:
+            stop.cancel()
+            raise
 
     def _bound(self, stage: Any, plan: QueryPlan, values: Sequence[Any]) -> Any:
         """The scan with its parameters filled in and its key interval narrowed."""
@@ -266,6 +292,8 @@ class Executor:
         for attempt in itertools.count(1):
             inside = txn if txn is not None else self.driver.begin()
             mark = self.driver.mark(inside)
+            self.driver.gate.enter(inside, plan.table_id)
+            inside.lock_timeout_s = session.settings.lock_timeout_s
             try:
                 written = await self._write(session, plan, values, inside)
                 if txn is None:
@@ -281,9 +309,7 @@ class Executor:
                 if not again:
                     raise
         if plan.returning:
-            rows = await session.shell.in_thread(
-                self.engine.run, plan.returning, {"written": written}, list(values)
-            )
+            rows = await self._in_engine(session, plan.returning, {"written": written}, values)
             return Outcome(BatchRows(rows, [c.type for c in plan.columns], formats))
         return Outcome(None, entry.complete(written.num_rows))
 
