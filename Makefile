@@ -18,6 +18,7 @@ test: build
 
 lint: build
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check -q .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

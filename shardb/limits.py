@@ -44,6 +44,9 @@ IDLE_TXN_EXPIRY_MS: Final = 60_000  # unprepared state whose coordinator is gone
 LOG_RECORD_MAX_BYTES: Final = 2 * GIB - 1
 LOG_FILE_TARGET_BYTES: Final = 256 * MIB
 LOG_BATCH_MAX_BYTES: Final = 64 * MIB
+LOG_ZEROED_FIRST_BYTES: Final = 1 * MIB  # zeros in the first log file; each next has twice as many
+LOG_ZEROED_MAX_BYTES: Final = 32 * MIB  # zeros in any log file
+LOG_ZEROED_BATCH_MAX_BYTES: Final = 512 * KIB  # longer batches gain nothing from zeros
 KEY_MAX_BYTES: Final = 8 * KIB
 ROW_MAX_BYTES: Final = 64 * MIB
 SCAN_BATCH_ROWS: Final = 64 * KIB
@@ -55,4 +58,6 @@ NUMERIC_UNCONSTRAINED_SCALE: Final = 16  # digits after the point of a numeric w
 assert RPC_CHUNK_BYTES * RPC_STREAM_CREDIT_CHUNKS < RPC_MESSAGE_MAX_BYTES
 assert ROW_MAX_BYTES < CLIENT_MESSAGE_MAX_BYTES < RPC_MESSAGE_MAX_BYTES
 assert KEY_MAX_BYTES < ROW_MAX_BYTES < LOG_RECORD_MAX_BYTES
+assert LOG_ZEROED_BATCH_MAX_BYTES <= LOG_ZEROED_FIRST_BYTES // 2
+assert LOG_ZEROED_FIRST_BYTES <= LOG_ZEROED_MAX_BYTES <= LOG_FILE_TARGET_BYTES
 assert STATEMENT_MAX_BYTES <= CLIENT_MESSAGE_MAX_BYTES
