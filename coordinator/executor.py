@@ -23,9 +23,10 @@ from coordinator.pgwire import messages
 from coordinator.plan.cache import Entry, PlanCache
 from coordinator.plan.plans import QueryPlan, RowPlan, UtilityPlan, WritePlan
 from coordinator.ports import Driver, Txn
-from coordinator.rowset import BatchRows, Cursor, ReadyRows
+from coordinator.rowset import BatchRows, Cursor, ReadyRows, values_of
 from coordinator.sql.literals import fill_parameters
 from shardb import limits, types
+from shardb._core.datarow import DataRowWriter
 from shardb._core.keycodec import KeyCodec
 from shardb._core.rowcodec import RowLayout
 from shardb.errors import SqlError
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("coordinator.executor")
 
 STATEMENT_RETRIES_MAX: Final = 10  # re-runs of DML by query whose rows changed under it
+FAILING_VALUE_MAX: Final = 64  # characters of a value in the detail of 23502
 _PG_EPOCH_US: Final = 946_684_800_000_000  # 2000-01-01, where binary timestamps begin
 _ROWID_EPOCH_US: Final = 1_735_689_600_000_000  # 2025-01-01
 _INT8: Final = struct.Struct("!q")
@@ -428,7 +430,21 @@ class TableWriter:
                     "23502",
                     f'null value in column "{column.name}" of relation "{self.table.name}" '
                     "violates not-null constraint",
+                    detail=self._failing_row(rows, at),
                 )
+
+    def _failing_row(self, rows: pa.Table, null_at: int) -> str:
+        """The first row with a NULL at a column, as PostgreSQL shows it."""
+        first = rows.column(null_at).is_null().index(True).as_py()
+        batch = rows.slice(first, 1).combine_chunks().to_batches()[0]
+        writer = DataRowWriter([(c.type_code, c.typmod) for c in self.table.columns], b"")
+        values = ["null" if value is None else value for value in values_of(writer.encode(batch))]
+        shown = [
+            value if len(value) <= FAILING_VALUE_MAX else value[:FAILING_VALUE_MAX] + "..."
+            for value, column in zip(values, self.table.columns, strict=True)
+            if not column.hidden
+        ]
+        return f"Failing row contains ({', '.join(shown)})."
 
     def keys(self, rows: bytes, offsets: array[int]) -> tuple[bytes, array[int]]:
         """The keys of encoded rows."""

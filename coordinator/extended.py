@@ -210,12 +210,21 @@ class ExtendedQuery(Conversation):
         self.out.append(entry.complete(portal.total))
 
     def _planned_again(self, portal: Portal) -> Entry:
-        """The plan of a portal after a schema change; its parameters must still fit."""
+        """The plan of a portal after a schema change; its parameters must still fit.
+
+        What the session has added to them (`Entry.extras`) may be less than it was: a table with a
+        key needs no row ids.
+        """
         before = portal.entry
         assert before is not None
         entry = self.fresh(portal.prepared)
-        if entry.params != before.params or entry.extras != before.extras:
+        if entry.params != before.params or not set(entry.extras) <= set(before.extras):
             raise SqlError("0A000", "cached plan must not change parameter types")
+        if entry.extras != before.extras:
+            values = before.layout.decode(portal.params)
+            added = dict(zip(before.extras, values[before.param_count :], strict=True))
+            own = values[: before.param_count]
+            portal.params = entry.layout.encode([*own, *(added[name] for name in entry.extras)])
         portal.entry = entry
         return entry
 
