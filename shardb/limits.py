@@ -36,6 +36,8 @@ TXN_STATEMENTS_MAX: Final = 10_000_000
 LOCK_WAITERS_MAX: Final = 10_000  # per row
 ORACLE_BLOCK_MS: Final = 3_000  # how far ahead the oracle's bound is persisted
 PREPARED_SILENCE_MS: Final = 1_000  # before a participant starts recovery of a prepared transaction
+SCHEMA_CHANGE_WAIT_MS: Final = 60_000  # of a statement for the end of a schema change
+WRITERS_DRAIN_MS: Final = 10_000  # of a schema change for the end of transactions in its way
 IDLE_TXN_EXPIRY_MS: Final = 60_000  # unprepared state whose coordinator is gone
 
 # --- storage

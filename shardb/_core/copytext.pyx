@@ -21,7 +21,7 @@ from shardb._core.buffer cimport (
 from shardb._core.copyescape cimport unescape_text, unquote_csv
 from shardb._core.coreerror import CoreError
 from shardb._core.datum cimport (
-    Datum, T_INT8, datum_from_text, datum_init, type_is_text, utf8_check,
+    Datum, T_INT8, datum_from_text, datum_init, datum_to_text, type_is_text, utf8_check,
 )
 from shardb._core.rowcodec cimport Layout, RowLayout, row_append, row_fit, row_get
 
@@ -31,6 +31,7 @@ cdef enum:
     END_OF_DATA = 2
     FAILED = -1
     CONTEXT_MAX_BYTES = 100
+    FAILING_VALUE_MAX_BYTES = 64  # as in PostgreSQL's ExecBuildSlotValueDescription
 
 # A field: where its bytes are; `null` if it is NULL.
 ctypedef struct Field:
@@ -258,9 +259,6 @@ cdef class CopyReader:
                 value = &self.values[at]
                 if field.null:
                     value.null = 1
-                    if self.flags[at] & 1:
-                        self.bad_column = at
-                        return core_fail("23502", "null value")
                     continue
                 datum_init(value, layout.column[at].type)
                 if (type_is_text(layout.column[at].type)
@@ -538,6 +536,32 @@ cdef class CopyReader:
         error.where = self._where()
         return error
 
+    cdef str _failing_row(self):
+        """The values of the record at hand as PostgreSQL shows them, without a hidden key."""
+        cdef Py_ssize_t i
+        cdef Buf out
+        cdef bytes text
+        cdef list shown = []
+        buf_init(&out)
+        try:
+            for i in range(self.layout.c.columns):
+                if i == self.rowid:
+                    continue
+                if self.values[i].null:
+                    shown.append("null")
+                    continue
+                out.len = 0
+                if datum_to_text(&self.values[i], self.layout.c.column[i].typmod, &out) != 0:
+                    raise_core()
+                text = buf_bytes(&out)
+                if len(text) > FAILING_VALUE_MAX_BYTES:
+                    shown.append(text[:FAILING_VALUE_MAX_BYTES].decode("utf-8", "ignore") + "...")
+                else:
+                    shown.append(text.decode("utf-8", "replace"))
+        finally:
+            buf_free(&out)
+        return f"Failing row contains ({', '.join(shown)})."
+
     cdef object _raise(self):
         cdef Py_ssize_t i
         try:
@@ -550,5 +574,6 @@ cdef class CopyReader:
                 raise self._error(
                     "23502",
                     f'null value in column "{self.names[self.bad_column]}" of relation '
-                    f'"{self.table}" violates not-null constraint') from None
+                    f'"{self.table}" violates not-null constraint',
+                    self._failing_row()) from None
             raise self._error(error.sqlstate, error.message, error.detail) from None
