@@ -91,8 +91,7 @@ class Printer:
         if query.ctes:
             recursive = "RECURSIVE " if any(cte.recursive for cte in query.ctes) else ""
             items = ", ".join(
-                f"{cte.name}({self._names(cte.query)}) AS ({self._cte(cte)})"
-                for cte in query.ctes
+                f"{cte.name}({self._names(cte.query)}) AS ({self._cte(cte)})" for cte in query.ctes
             )
             text = f"WITH {recursive}{items} {text}"
         return text

@@ -16,6 +16,7 @@ from shardb.errors import StorageError
 from shardb.meta.descriptors import Range, Table
 from shardb.storage.engine import Engine
 from shardb.storage.tablet import Tablet
+from shardb.txn import records
 from shardb.txn.locks import LockTable
 from shardb.txn.participant import Done, Participant
 from shardb.txn.records import Section
@@ -91,8 +92,10 @@ class LocalRange:
     # --- the participant's host
 
     def persist(self, kind: int, payload: bytes, done: Done) -> None:
+        # Nobody waits for the record of an outcome that every participant can find out.
+        lazy = kind == records.DECIDE
         try:
-            self._engine.append(self.id, kind, payload, done, self.epoch)
+            self._engine.append(self.id, kind, payload, done, self.epoch, lazy)
         except StorageError as error:  # too long for a record: a failure like any other
             done(error)
 

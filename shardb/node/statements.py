@@ -25,7 +25,7 @@ from shardb.node.ranges import LocalRange
 from shardb.program import ProgramSpec
 from shardb.rpc import messages as m
 from shardb.rpc.transport import error_failure
-from shardb.txn.locks import LockTable
+from shardb.txn.locks import LockTable, Waiter
 from shardb.txn.participant import Participant
 from shardb.txn.state import ACTIVE, DONE, Bulk, State
 
@@ -69,6 +69,7 @@ class Statement:
         self.fresh = False
         self.over = False
         self.work: Waits | None = None
+        self.waiter: Waiter | None = None
 
     def start(self, owner: object, work: Callable[[State], Waits]) -> None:
         """Enters the transaction and runs as far as possible without waiting."""
@@ -91,6 +92,7 @@ class Statement:
         self.fresh = txn.state_id == 0
         self.state = state
         state.abandon = self._abandon
+        state.cancel = self._cancel
         self.work = work(state)
         self.resume()
 
@@ -111,16 +113,18 @@ class Statement:
                 log.exception("a statement failed")
             self.fail(error)
 
-    def _abandon(self, ended: bool) -> None:
-        """Ends while it waits; `ended`: so has its transaction."""
-        state = self.state
-        if self.over or state is None:
-            return
-        if ended:
+    def _abandon(self) -> None:
+        if not self.over:
             self.over = True
             self.reply(m.Failure("57014", CANCELED, aborted=True))
+
+    def _cancel(self, statement: int) -> None:
+        """Ends the wait for a lock or an outcome; there is no other way to be half done."""
+        if self.over or self.work is None or statement != self.txn.statement:
             return
-        grants = self.locks.stop_waiting(state)
+        self.work.close()
+        waiter, self.waiter = self.waiter, None
+        grants = [] if waiter is None else self.locks.cancel(waiter)
         self.fail(SqlError("57014", CANCELED))
         for granted in grants:
             granted()
@@ -133,7 +137,7 @@ class Statement:
         changed = isinstance(error, SqlError) and error.message == ROW_CHANGED
         failure = error_failure(error, aborted=self.commit)
         if state.phase == ACTIVE:
-            state.abandon = None
+            state.abandon = state.cancel = None
             if self.commit or (self.fresh and not changed):
                 self.participant.drop(state)
             else:
@@ -147,7 +151,7 @@ class Statement:
         self.over = True
         state = self.state
         assert state is not None
-        state.abandon = None
+        state.abandon = state.cancel = None
         state.statements.add(self.txn.statement)
         if not self.commit:
             state.last_statement = self.txn.statement
@@ -190,7 +194,7 @@ class Statement:
             if blocker is not None:
                 blocker.waiters.append(self.resume)
             else:
-                self.locks.wait(state, lock_key, exclusive, self.resume)
+                self.waiter = self.locks.wait(state, lock_key, exclusive, self.resume)
             yield
 
     def _bulk_holder(self, state: State, table_id: int, key: bytes) -> State | None:

@@ -227,16 +227,20 @@ class Decide(Message, frozen=True, tag=True):
 
 
 class Rollback(Message, frozen=True, tag=True):
-    """Drops a transaction's unprepared state, or (from `statement` > 0) undoes later statements.
-
-    `cancel`: only the statement that waits, if there is one, fails with 57014. `state_id` 0: any.
-    """
+    """Drops a transaction's unprepared state, or (from `statement` > 0) undoes later statements."""
 
     range_id: int
     txn_id: bytes
     state_id: int
     statement: int = 0
-    cancel: bool = False
+
+
+class CancelStatement(Message, frozen=True, tag=True):
+    """Ends a statement's wait for a lock: it fails with 57014. One that does not wait goes on."""
+
+    range_id: int
+    txn_id: bytes
+    statement: int
 
 
 class QueryOutcome(Message, frozen=True, tag=True):

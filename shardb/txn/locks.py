@@ -117,14 +117,12 @@ class LockTable:
         self._stop_waiting(waiter)
         return self._grant(waiter.key, lock)
 
-    def stop_waiting(self, owner: Owner) -> list[Callable[[], None]]:
-        """Takes an owner out of the queue it waits in, if any; see `cancel`."""
-        waiter = self._waiting.get(owner.txn_id)
-        return self.cancel(waiter) if waiter is not None and waiter.owner is owner else []
-
     def release_all(self, owner: Owner) -> list[Callable[[], None]]:
         """Gives up everything an owner holds; the grants are to be called by the caller."""
-        grants = self.stop_waiting(owner)
+        grants: list[Callable[[], None]] = []
+        waiter = self._waiting.get(owner.txn_id)
+        if waiter is not None and waiter.owner is owner:
+            grants += self.cancel(waiter)
         locks = self._locks
         for key in owner.held:
             lock = locks[key]

@@ -195,7 +195,7 @@ class Participant:
         assert state.phase == ACTIVE, state.phase
         self._end(state)
         if state.abandon is not None:
-            state.abandon(True)
+            state.abandon()
 
     def lose(self, owner: object) -> None:
         """A connection is gone: its unprepared transactions end."""
@@ -207,23 +207,23 @@ class Participant:
                     state.owner = None
 
     def rollback(self, message: m.Rollback) -> m.Message:
-        """Drops a state (id 0: whichever there is), or takes back its later statements.
-
-        With `cancel` it ends the statement that waits here, if one does.
-        """
+        """Drops a state (id 0: whichever there is), or takes back its later statements."""
         state = self.states.get(message.txn_id)
         unknown = state is None or message.state_id not in (0, state.state_id)
         if unknown or state is None or state.phase != ACTIVE:
             return aborted_failure("the transaction is not known here")
-        if message.cancel:
-            if state.abandon is not None:
-                state.abandon(False)
-        elif message.statement:
+        if message.statement:
             state.undo(message.statement)
         else:
             self._remember(state.txn_id, ABORTED_TS, self.known_issued)
             self.drop(state)
         return m.Ack()
+
+    def cancel(self, message: m.CancelStatement) -> None:
+        """Ends the wait of the statement that is under way."""
+        state = self.states.get(message.txn_id)
+        if state is not None and state.phase == ACTIVE and state.cancel is not None:
+            state.cancel(message.statement)
 
     # --- commit
 

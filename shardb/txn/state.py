@@ -64,6 +64,7 @@ class State:
         "after",
         "bulk",
         "bytes",
+        "cancel",
         "floor",
         "held",
         "last_reply",
@@ -86,8 +87,8 @@ class State:
         self.owner = owner  # the connection it came over, opaque; None after a restart
         self.phase = ACTIVE
         self.statements: set[int] = set()
-        # Ends the statement being carried out; True: the whole transaction ends.
-        self.abandon: Callable[[bool], None] | None = None
+        self.abandon: Callable[[], None] | None = None  # ends the statement being carried out
+        self.cancel: Callable[[int], None] | None = None  # the same, if it has this number
         self.last_statement = 0
         self.last_reply: Message | None = None
         self.floor = 0  # the largest commit_ts read, locked or overwritten

@@ -241,7 +241,7 @@ def test_a_cancelled_statement_leaves_its_transaction_whole(tmp_path: Path) -> N
             call = c.driver.execute_row(txn, plan, program, params, b"", done.set_result)
             await asyncio.sleep(0.05)
             assert not done.done()
-            call.cancel()
+            call.cancel(SqlError("57014", "canceled"))
             error = await asyncio.wait_for(done, 5)
             assert isinstance(error, SqlError) and error.sqlstate == "57014"
             await c.driver.rollback_to(txn, mark)
