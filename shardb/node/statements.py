@@ -192,10 +192,19 @@ class Statement:
                 skipped.add(key)
                 return
             if blocker is not None:
-                blocker.waiters.append(self.resume)
+                yield from self.await_end(state, blocker)
             else:
                 self.waiter = self.locks.wait(state, lock_key, exclusive, self.resume)
+                yield
+
+    def await_end(self, state: State, other: State) -> Waits:
+        """Waits until another transaction has ended here; a circle of such waits is a deadlock."""
+        self.locks.await_end(state, other)
+        other.waiters.append(self.resume)
+        try:
             yield
+        finally:
+            self.locks.awaited(state)
 
     def _bulk_holder(self, state: State, table_id: int, key: bytes) -> State | None:
         for other in self.participant.bulk_writers:
@@ -532,8 +541,7 @@ class WriteStatement(Statement):
                         break
             if blocker is None:
                 return
-            blocker.waiters.append(self.resume)
-            yield
+            yield from self.await_end(state, blocker)
 
 
 def _repeated(keys: list[bytes], bulk: Bulk) -> bytes:

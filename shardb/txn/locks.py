@@ -56,6 +56,7 @@ class LockTable:
     def __init__(self) -> None:
         self._locks: dict[Key, _Lock] = {}
         self._waiting: dict[bytes, Waiter] = {}
+        self._awaiting: dict[bytes, Owner] = {}
 
     def __len__(self) -> int:
         return len(self._locks)
@@ -95,18 +96,23 @@ class LockTable:
         if not upgrade:
             ahead += [other.owner for other in lock.queue]
         if self._reaches(ahead, owner):
-            raise SqlError(
-                "40P01",
-                DEADLOCK,
-                detail="Transactions of one shard wait for each other's row locks.",
-                hint="Run the transaction again.",
-            )
+            raise _deadlock()
         if upgrade:
             lock.queue.insert(0, waiter)
         else:
             lock.queue.append(waiter)
         self._waiting[owner.txn_id] = waiter
         return waiter
+
+    def await_end(self, owner: Owner, other: Owner) -> None:
+        """Notes that `owner` waits until `other` has ended, until `awaited`; 40P01 as for `wait`."""
+        if self._reaches([other], owner):
+            raise _deadlock()
+        self._awaiting[owner.txn_id] = other
+
+    def awaited(self, owner: Owner) -> None:
+        """That wait is over."""
+        self._awaiting.pop(owner.txn_id, None)
 
     def cancel(self, waiter: Waiter) -> list[Callable[[], None]]:
         """Leaves a queue; the grants this makes possible are to be called by the caller."""
@@ -120,6 +126,7 @@ class LockTable:
     def release_all(self, owner: Owner) -> list[Callable[[], None]]:
         """Gives up everything an owner holds; the grants are to be called by the caller."""
         grants: list[Callable[[], None]] = []
+        self._awaiting.pop(owner.txn_id, None)
         waiter = self._waiting.get(owner.txn_id)
         if waiter is not None and waiter.owner is owner:
             grants += self.cancel(waiter)
@@ -174,6 +181,9 @@ class LockTable:
             if owner.txn_id in seen:
                 continue
             seen.add(owner.txn_id)
+            awaited = self._awaiting.get(owner.txn_id)
+            if awaited is not None:
+                stack.append(awaited)
             waiter = self._waiting.get(owner.txn_id)
             if waiter is None:
                 continue
@@ -186,3 +196,12 @@ class LockTable:
                     break
                 stack.append(other.owner)
         return False
+
+
+def _deadlock() -> SqlError:
+    return SqlError(
+        "40P01",
+        DEADLOCK,
+        detail="Transactions of one shard wait for each other's row locks.",
+        hint="Run the transaction again.",
+    )

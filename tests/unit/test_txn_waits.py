@@ -226,6 +226,34 @@ def test_a_commit_on_its_way_cannot_be_cancelled(tmp_path: Path, idents: tuple[i
     with_cluster(tmp_path, test)
 
 
+def test_a_circle_of_large_inserts_is_a_deadlock(tmp_path: Path) -> None:
+    async def test(c: Cluster) -> None:
+        batches = [c.rows([(n, 0) for n in range(at, at + 600)]) for at in (1000, 2000)]
+        txns = [c.driver.begin(), c.driver.begin()]
+
+        async def insert(txn: Any, at: int) -> None:
+            keys, rows = batches[at]
+            await c.driver.write(txn, TABLE.id, "insert", keys, rows)
+
+        await insert(txns[0], 0)
+        await insert(txns[1], 1)
+        waiting = asyncio.create_task(insert(txns[0], 1))
+        await asyncio.sleep(0.05)
+        with pytest.raises(SqlError) as caught:
+            await asyncio.wait_for(c.run(INSERT, 1001, 0, txn=txns[1]), 5)
+        assert caught.value.sqlstate == "40P01"
+        with pytest.raises(SqlError) as caught:
+            await asyncio.wait_for(insert(txns[1], 0), 5)
+        assert caught.value.sqlstate == "40P01"
+        await c.driver.rollback(txns[1])
+        await asyncio.wait_for(waiting, 5)
+        await c.driver.commit(txns[0])
+        await asyncio.sleep(0.05)
+        nothing_is_left(c)
+
+    with_cluster(tmp_path, test)
+
+
 def test_a_cancelled_statement_leaves_its_transaction_whole(tmp_path: Path) -> None:
     async def test(c: Cluster) -> None:
         for ident in (1, 2, 3, 150):
