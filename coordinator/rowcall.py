@@ -70,13 +70,14 @@ class Txn:
         self.tables: set[int] = set()  # that it has written: see gate.TableGate
         self.lock_timeout_s = 0.0  # for its writes by key; 0 is none
 
-    def joined(self, item: Range, state_id: int) -> None:
-        """The present statement has succeeded on a range."""
+    def joined(self, item: Range, state_id: int, failed: bool = False) -> None:
+        """The present statement has succeeded on a range, or failed and left its locks there."""
         self.entering.pop(item.id, None)
         part = self.parts.get(item.id)
         if part is None:
             part = self.parts[item.id] = Part(item, state_id)
-        part.statements.append(self.statement)
+        if not failed:
+            part.statements.append(self.statement)
 
 
 def as_error(error: BaseException) -> SqlError:

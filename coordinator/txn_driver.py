@@ -343,21 +343,13 @@ class TxnDriver:
         if ts > self.newest_seen:
             self.newest_seen = ts
 
-    def joined(self, txn: Txn, item: Range, state_id: int) -> None:
+    def joined(self, txn: Txn, item: Range, state_id: int, failed: bool = False) -> None:
         """A statement has succeeded on a range; if the transaction has ended, it ends there too."""
         if txn.ended:
             message = m.Rollback(item.id, txn.txn_id, state_id)
             self.client(item.primary).call(message, ignore)
         else:
-            txn.joined(item, state_id)
-
-    def locked(self, txn: Txn, item: Range, state_id: int) -> None:
-        """A statement has failed on a range and left locks there."""
-        if txn.ended:
-            message = m.Rollback(item.id, txn.txn_id, state_id)
-            self.client(item.primary).call(message, ignore)
-        elif item.id not in txn.parts:
-            txn.parts[item.id] = Part(item, state_id)
+            txn.joined(item, state_id, failed)
 
     def new_id(self) -> bytes:
         """A transaction id."""
@@ -544,7 +536,7 @@ class TxnDriver:
         if lost:
             raise SqlError("40001", "a shard lost the transaction")
         if reply.state_id:
-            self.locked(txn, item, reply.state_id)
+            self.joined(txn, item, reply.state_id, failed=True)
         if reply.sqlstate == CANCELED:
             raise lock_timed_out()  # nothing else cancels it while this waits
         raise as_error(failure_error(reply))

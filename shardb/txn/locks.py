@@ -105,7 +105,7 @@ class LockTable:
         return waiter
 
     def await_end(self, owner: Owner, other: Owner) -> None:
-        """Notes that `owner` waits until `other` has ended, until `awaited`; 40P01 as for `wait`."""
+        """Notes that `owner` waits for the end of `other`, until `awaited`; 40P01 as `wait`."""
         if self._reaches([other], owner):
             raise _deadlock()
         self._awaiting[owner.txn_id] = other
