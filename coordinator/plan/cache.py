@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from coordinator.pgwire import messages
 from coordinator.plan.plans import OutColumn, Plan, RowPlan, UtilityPlan, WritePlan
+from coordinator.sql.arrays import binary_array_text
 from coordinator.sql.compiler import CompiledStatement, Compiler
 from shardb import limits, types
 from shardb._core.fingerprint import fingerprint
@@ -41,6 +42,7 @@ class Entry:
         "_complete_one",
         "_descriptions",
         "_oids",
+        "arrays",
         "catalog_version",
         "columns",
         "extras",
@@ -82,7 +84,20 @@ class Entry:
         self._complete_one = messages.command_complete(compiled.plan.tag.replace("{}", "1"))
         self._descriptions: dict[bytes, bytes] = {}
         self._oids = [types.TYPES[TypeCode(ref.code)].oid for ref in compiled.params]
+        for index, oid in compiled.arrays:
+            self._oids[index] = oid
+        self.arrays = tuple(index for index, _ in compiled.arrays)
         self.param_description = messages.parameter_description(self._oids)
+
+    def array_texts(self, formats: bytes, values: list[bytes | None]) -> list[bytes | None]:
+        """The parameters with arrays in text form, which is a text's binary form too."""
+        texts = list(values)
+        for index in self.arrays:
+            value = values[index]
+            binary = formats[index if len(formats) > 1 else 0] if formats else 0
+            if binary and value is not None:
+                texts[index] = binary_array_text(value)
+        return texts
 
     def complete(self, rows: int) -> bytes:
         """CommandComplete for `rows` rows."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlglot import exp
 
 from coordinator.sql import typesystem as ts
+from coordinator.sql.arrays import Arrays, element_type
 from coordinator.sql.calls import Calls
 from coordinator.sql.coerce import number_literal, parse_literal
 from coordinator.sql.lexer import fold_identifier, unescape
@@ -94,6 +95,7 @@ class ExpressionBinder:
         self.coerce = self.context.coercer.coerce
         self.operators = self.context.operators
         self.calls = Calls(self)
+        self.arrays = Arrays(self)
         self.named_windows: dict[str, exp.Expression] = {}
         self._depth = 0
 
@@ -204,7 +206,7 @@ class ExpressionBinder:
 
     def _binary(self, node: exp.Expression, op: str) -> Expression:
         right_node = node.args["expression"]
-        if isinstance(right_node, (exp.Any, exp.All)):
+        if isinstance(right_node, (exp.Any, exp.All)) or _is_quantifier(right_node):
             if node.args.get("negate"):
                 raise unsupported("NOT LIKE ANY")
             return self._quantified(node, op, right_node)
@@ -258,20 +260,15 @@ class ExpressionBinder:
         return result
 
     def _quantified(self, node: exp.Expression, op: str, right: exp.Expression) -> Expression:
-        kind = "any" if isinstance(right, exp.Any) else "all"
-        inner = right.this
+        named = right.this if isinstance(right, exp.Anonymous) else ""
+        kind = "any" if isinstance(right, exp.Any) or named.lower() in ("any", "some") else "all"
+        inner = right.expressions[0] if named else right.this
         while isinstance(inner, exp.Paren):
             inner = inner.this
-        left = self.bind(node.this)
-        if isinstance(inner, exp.Array):
-            items = [self.bind(item) for item in inner.expressions]
-            parts = [self.operators.binary(op, left, item, position_of(node)) for item in items]
-            empty = Literal(ts.BOOL, "false" if kind == "any" else "true")
-            return Call(ts.BOOL, "or" if kind == "any" else "and", tuple(parts)) if parts else empty
         if isinstance(inner, (exp.Subquery, exp.Select, exp.SetOperation, exp.Values)):
             query = self.query.subquery(inner, self.scope)
-            return self._probe(kind, (left,), query, op, position_of(node))
-        raise unsupported(f"{kind.upper()} of something other than a subquery or ARRAY[...]")
+            return self._probe(kind, (self.bind(node.this),), query, op, position_of(node))
+        return self.arrays.quantified(node, op, kind, inner)
 
     def _junction(self, node: exp.Expression) -> Expression:
         kind = type(node)
@@ -377,8 +374,13 @@ class ExpressionBinder:
 
     def _cast(self, node: exp.Cast) -> Expression:
         position = position_of(node)
+        element = element_type(node.args["to"])
+        if element is not None:
+            return self.arrays.cast(node, element)
         inner = self.bind(node.this)
         name = node.args["to"].sql(dialect="postgres").lower()
+        if name in ("regtype", "pg_catalog.regtype") and inner.type.code in ts.INTEGERS:
+            return self.calls.scalar("format_type", [inner, Literal(ts.UNKNOWN, None)], position)
         if name in ("regclass", "pg_catalog.regclass"):
             return self.calls.regclass(inner, position)
         target = data_type(node.args["to"], position)
@@ -440,11 +442,27 @@ class ExpressionBinder:
     def _tuple(self, node: exp.Tuple) -> Expression:
         raise unsupported("a row value")
 
-    def _array(self, node: exp.Expression) -> Expression:
-        raise unsupported("an array")
+    def _array(self, node: exp.Array) -> Expression:
+        return self.arrays.from_query(node) or self.arrays.constant(node)
+
+    def _bracket(self, node: exp.Bracket) -> Expression:
+        return self.arrays.item(node)
 
     def _function(self, node: exp.Expression) -> Expression:
+        if isinstance(node, exp.Anonymous) and node.this.lower() == "array":
+            found = self.arrays.from_query(node)
+            if found is not None:
+                return found
         return self.calls.bind(node)
+
+
+def _is_quantifier(node: exp.Expression) -> bool:
+    # sqlglot takes ALL of something in brackets for a call.
+    return (
+        isinstance(node, exp.Anonymous)
+        and node.this.lower() in ("all", "any", "some")
+        and len(node.expressions) == 1
+    )
 
 
 # What a node may carry besides `this`, `expression` and `expressions`. Anything else that is set
@@ -533,6 +551,7 @@ _METHODS: Final[dict[type[Any], Callable[[ExpressionBinder, Any], Expression]]] 
     exp.Operator: _B._operator,
     exp.Tuple: _B._tuple,
     exp.Array: _B._array,
+    exp.Bracket: _B._bracket,
     exp.Anonymous: _B._function,
     exp.Dot: _B._function,
     exp.Filter: _B._function,

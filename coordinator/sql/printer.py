@@ -240,6 +240,10 @@ class Printer:
             left, right = (f"rtrim({self.expression(arg)}, ' ')" for arg in args)
             return f"({left} {op} {right})"
         texts = [self.expression(arg) for arg in args]
+        if op.startswith("array_a"):
+            quantifier, _, comparison = op.partition(" ")
+            word = quantifier.removeprefix("array_").upper()
+            return f"({texts[0]} {comparison} {word} (SELECT {texts[1]}))"
         if op in _INFIX and len(texts) >= 2:
             if op == "*" and node.type == ts.NUMERIC:
                 return (
@@ -342,6 +346,8 @@ class Printer:
     def _subquery(self, node: SubqueryCall) -> str:
         inner = self.query(node.query)
         negated = "NOT " if node.negated else ""
+        if node.kind == "array":
+            return f"('{{' || array_to_string(ARRAY({inner}), ',') || '}}')"
         if node.kind == "scalar":
             return f"({inner})"
         if node.kind == "exists":
@@ -406,6 +412,13 @@ def _to_text(source: TypeRef, text: str) -> str:
     return f"CAST({text} AS VARCHAR)"
 
 
+def _array_elements(ref: TypeRef, text: str) -> str:
+    item = f"unnest(shardb_array({text}))"
+    if ref.code == T.UUID:
+        return f"unhex(replace({item}, '-', ''))"
+    return f"CAST({item} AS {ts.engine_type(TypeRef(ref.code))})"
+
+
 def _print_store(printer: Printer, node: Call, texts: list[str]) -> str:
     width = node.type.typmod - 4
     name = ts.format_type(node.type)
@@ -440,6 +453,9 @@ def _print_like(printer: Printer, node: Call, texts: list[str]) -> str:
 
 
 _SPECIAL: Final[dict[str, Callable[[Printer, Call, list[str]], str]]] = {
+    "array_elements": lambda _, node, texts: _array_elements(node.type, texts[0]),
+    "array_list": lambda _, node, texts: f"shardb_array({texts[0]})",
+    "array_item": lambda _, node, texts: f"shardb_array({texts[0]})[{texts[1]}]",
     "cast": _print_cast,
     "shape": lambda _, node, texts: f"CAST({texts[0]} AS {ts.engine_type(node.type)})",
     "store": _print_store,

@@ -37,6 +37,9 @@ _FENCE: Final = (
     "SET enable_progress_bar = false",
 )
 _MACROS: Final = (
+    # The elements of an array in PostgreSQL's text form.
+    "CREATE MACRO shardb_array(shown) AS CAST('[' || shown[2:-2] || ']' AS VARCHAR[])",
+    "CREATE MACRO shardb_array_text(shown, mark) AS array_to_string(shardb_array(shown), mark)",
     # format_type(): enough of it for the clients' catalog queries.
     "CREATE MACRO shardb_format_type(code, modifier) AS CASE code "
     "WHEN 16 THEN 'boolean' WHEN 17 THEN 'bytea' WHEN 20 THEN 'bigint' WHEN 21 THEN 'smallint' "
