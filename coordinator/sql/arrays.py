@@ -33,7 +33,9 @@ def parse_array(text: str, position: int = 0) -> list[str | None]:
     """The elements of a one-dimensional array in text form; 22P02 if it is none."""
     body = text.strip()
     if not (body.startswith("{") and body.endswith("}")):
-        raise _malformed(text, position, 'Array value must start with "{" or dimension information.')
+        raise _malformed(
+            text, position, 'Array value must start with "{" or dimension information.'
+        )
     items: list[str | None] = []
     at, end = 1, len(body) - 1
     if not body[1:end].strip():
@@ -73,9 +75,7 @@ def _element(body: str, at: int, end: int, text: str, position: int) -> tuple[st
 
 
 def _malformed(text: str, position: int, detail: str) -> SqlError:
-    return SqlError(
-        "22P02", f'malformed array literal: "{text}"', detail=detail, position=position
-    )
+    return SqlError("22P02", f'malformed array literal: "{text}"', detail=detail, position=position)
 
 
 def array_text(items: list[str | None]) -> str:
@@ -261,4 +261,3 @@ class Arrays:
                 position=position_of(node),
             )
         return Call(ts.UNKNOWN, "array_item", (value, index))
-

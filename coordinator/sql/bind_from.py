@@ -243,9 +243,7 @@ class FromBinder:
         self._add(scope, label, [column], names, 0)
         return FunctionScan(source, name, tuple(arg for arg in typed if arg is not None))
 
-    def _unnest(
-        self, node: exp.Expression, scope: Scope, alias: str, names: list[str]
-    ) -> Relation:
+    def _unnest(self, node: exp.Expression, scope: Scope, alias: str, names: list[str]) -> Relation:
         binder = ExpressionBinder(self._query_binder(), scope, "functions in FROM", windows=False)
         if len(node.expressions) != 1:
             raise unsupported("unnest() of several arrays")
@@ -265,7 +263,9 @@ class FromBinder:
                 f"function unnest({ts.type_name(array.type)}) does not exist",
                 position=position_of(node),
             )
-        self._add(scope, alias, [ScopeColumn(alias, ColumnRef(ts.TEXT, source, 0, alias))], names, 0)
+        self._add(
+            scope, alias, [ScopeColumn(alias, ColumnRef(ts.TEXT, source, 0, alias))], names, 0
+        )
         return FunctionScan(source, "unnest", (Call(ts.TEXT, "array_list", (array,)),))
 
     @staticmethod

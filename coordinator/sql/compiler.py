@@ -81,7 +81,9 @@ class Compiler:
                     "cannot insert multiple commands into a prepared statement",
                     position=token.start + 1,
                 )
-        context = Context(self.catalog, text, [ts.from_oid(oid) for oid in param_types], param_types)
+        context = Context(
+            self.catalog, text, [ts.from_oid(oid) for oid in param_types], param_types
+        )
         context.user = self.user
         context.tokens = tokens
         try:
@@ -106,7 +108,11 @@ class Compiler:
             compiled = self.compile(text, [0 if oid == 705 else oid for oid in kinds])
         except SqlError:
             return None
-        if compiled.arrays or isinstance(compiled.plan, UtilityPlan) or len(compiled.params) != len(kinds):
+        if (
+            compiled.arrays
+            or isinstance(compiled.plan, UtilityPlan)
+            or len(compiled.params) != len(kinds)
+        ):
             return None
         return compiled
 

@@ -105,6 +105,7 @@ FUNCTIONS: Final[dict[str, list[Signature]]] = {
     ],
     "trunc": [
         Signature((ts.NUMERIC,), _rounded, "CAST(trunc({0}) AS DECIMAL(38,0))"),
+        Signature((ts.NUMERIC, _I), _same, "trunc({0}, {1})"),
         *_f8("trunc"),
     ],
     "round": [
@@ -350,7 +351,8 @@ def sum_type(argument: TypeRef) -> TypeRef | None:
         case T.INT8:
             return ts.numeric(38, 0)
         case T.NUMERIC:
-            return ts.numeric(38, ts.numeric_shape(argument)[1])
+            shape = ts.numeric_shape(argument)
+            return argument if argument == ts.NUMERIC else ts.numeric(38, shape[1])
         case T.FLOAT4 | T.FLOAT8 | T.INTERVAL:
             return argument
     return None

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from coordinator.sql import functions as fn
+from coordinator.sql import print_numeric
 from coordinator.sql import typesystem as ts
 from coordinator.sql.tree import (
     AggregateCall,
@@ -91,8 +92,7 @@ class Printer:
         if query.ctes:
             recursive = "RECURSIVE " if any(cte.recursive for cte in query.ctes) else ""
             items = ", ".join(
-                f"{cte.name}({self._names(cte.query)}) AS ({self._cte(cte)})"
-                for cte in query.ctes
+                f"{cte.name}({self._names(cte.query)}) AS ({self._cte(cte)})" for cte in query.ctes
             )
             text = f"WITH {recursive}{items} {text}"
         return text
@@ -245,11 +245,8 @@ class Printer:
             word = quantifier.removeprefix("array_").upper()
             return f"({texts[0]} {comparison} {word} (SELECT {texts[1]}))"
         if op in _INFIX and len(texts) >= 2:
-            if op == "*" and node.type == ts.NUMERIC:
-                return (
-                    f"CAST(CAST({texts[0]} AS DOUBLE) * CAST({texts[1]} AS DOUBLE) AS "
-                    "DECIMAL(38,16))"
-                )
+            if op == "*" and node.type.code == T.NUMERIC:
+                return print_numeric.product(node.type, args[0].type, args[1].type, texts)
             joined = f" {_INFIX[op]} ".join(texts)
             if op in ("+", "-") and node.type.code == T.DATE:
                 return f"CAST(({joined}) AS DATE)"
@@ -317,6 +314,11 @@ class Printer:
             )
         name = fn.AGGREGATES[node.function][1] if node.function in fn.AGGREGATES else node.function
         text = f"{name}({distinct}{args}{order}){filter_}{over}"
+        if node.function == "avg" and node.type == ts.NUMERIC:
+            total = f"sum({distinct}{args}){filter_}{over}"
+            count = f"count({distinct}{args}){filter_}{over}"
+            # No rows: the count is 0 then and must not be divided by.
+            return print_numeric.average(node.args[0].type, total, f"nullif({count}, 0)")
         if node.function in ("sum", "avg") or node.type == ts.NUMERIC:
             return f"CAST({text} AS {ts.engine_type(node.type)})"
         return text
@@ -433,7 +435,7 @@ def _print_store(printer: Printer, node: Call, texts: list[str]) -> str:
 
 def _print_divide(printer: Printer, node: Call, texts: list[str]) -> str:
     if node.type.code == T.NUMERIC:
-        return f"CAST(CAST({texts[0]} AS DOUBLE) / CAST({texts[1]} AS DOUBLE) AS DECIMAL(38,16))"
+        return print_numeric.quotient(node.args[0].type, node.args[1].type, texts)
     if node.type.code == T.INTERVAL:
         return f"({texts[0]} / {texts[1]})"
     return f"({texts[0]} / {texts[1]})"

@@ -82,7 +82,7 @@ _CATALOG_NAMES: Final = {
     "regprocedure": INT8,
     "regrole": TEXT,
     "xid": INT8,
-    "\"char\"": TEXT,
+    '"char"': TEXT,
     "regtype": TEXT,
     "cstring": TEXT,
     "regnamespace": TEXT,
