@@ -231,6 +231,10 @@ class PlanCache:
         except (SqlError, UnicodeDecodeError):
             return None
 
+    def entry_of(self, compiled: CompiledStatement) -> Entry:
+        """An entry that is not kept."""
+        return self._entry(compiled)
+
     def _entry(self, compiled: CompiledStatement) -> Entry:
         program = None
         if self._frozen and _written(compiled.plan) == self._frozen:

@@ -15,6 +15,7 @@ from coordinator.sql.arrays import Arrays, element_type
 from coordinator.sql.calls import Calls
 from coordinator.sql.coerce import number_literal, parse_literal
 from coordinator.sql.lexer import fold_identifier, unescape
+from coordinator.sql.node_operators import BINARY
 from coordinator.sql.parse import position_of
 from coordinator.sql.tree import Call, ColumnRef, Expression, Literal, SubqueryCall
 from shardb.errors import SqlError, unsupported
@@ -25,33 +26,6 @@ from shardb.types import TypeCode as T
 if TYPE_CHECKING:
     from coordinator.sql.bind_query import QueryBinder
     from coordinator.sql.scope import Scope
-
-_BINARY: Final[dict[type[Any], str]] = {
-    exp.EQ: "=",
-    exp.NEQ: "<>",
-    exp.LT: "<",
-    exp.LTE: "<=",
-    exp.GT: ">",
-    exp.GTE: ">=",
-    exp.Add: "+",
-    exp.Sub: "-",
-    exp.Mul: "*",
-    exp.Div: "/",
-    exp.Mod: "%",
-    exp.Pow: "^",
-    exp.DPipe: "||",
-    exp.Like: "like",
-    exp.ILike: "ilike",
-    exp.RegexpLike: "~",
-    exp.RegexpILike: "~*",
-    exp.NullSafeEQ: "is_not_distinct",
-    exp.NullSafeNEQ: "is_distinct",
-    exp.BitwiseAnd: "&",
-    exp.BitwiseOr: "|",
-    exp.BitwiseXor: "#",
-    exp.BitwiseLeftShift: "<<",
-    exp.BitwiseRightShift: ">>",
-}
 
 
 def name_of(identifier: exp.Expression | str | None) -> str:
@@ -106,7 +80,7 @@ class ExpressionBinder:
             raise SqlError("54001", "stack depth limit exceeded", position=position_of(node))
         try:
             _check_arguments(node)
-            op = _BINARY.get(type(node))
+            op = BINARY.get(type(node))
             if op is not None:
                 return self._binary(node, op)
             method = _METHODS.get(type(node))
@@ -298,19 +272,17 @@ class ExpressionBinder:
         raise unsupported(f"IS {right.sql(dialect='postgres')}")
 
     def _between(self, node: exp.Between) -> Expression:
-        if node.args.get("symmetric"):
-            raise unsupported("BETWEEN SYMMETRIC")
         position = position_of(node)
         probe = self.bind(node.this)
         low, high = self.bind(node.args["low"]), self.bind(node.args["high"])
-        return Call(
-            ts.BOOL,
-            "and",
-            (
-                self.operators.binary(">=", probe, low, position),
-                self.operators.binary("<=", probe, high, position),
-            ),
-        )
+
+        def within(least: Expression, most: Expression) -> Call:
+            above = self.operators.binary(">=", probe, least, position)
+            return Call(ts.BOOL, "and", (above, self.operators.binary("<=", probe, most, position)))
+
+        if node.args.get("symmetric"):
+            return Call(ts.BOOL, "or", (within(low, high), within(high, low)))
+        return within(low, high)
 
     def _in(self, node: exp.In) -> Expression:
         position = position_of(node)
@@ -516,6 +488,8 @@ def _check_arguments(node: exp.Expression) -> None:
     for key, value in node.args.items():
         if not value or key in ("this", "expression", "expressions") or key in _ARGUMENTS:
             continue
+        if key == "db" and isinstance(node, exp.Column):
+            continue  # schema.table.column: the table's name says it
         if key == "negate" and isinstance(node, _NEGATABLE):
             continue
         raise unsupported(f"{key} in {node.sql(dialect='postgres')[:60]}")

@@ -240,9 +240,21 @@ class Calls:
             return Literal(ts.TEXT, "public")
         if isinstance(node, exp.CurrentCatalog):
             return Literal(ts.TEXT, "shardb")
-        if isinstance(node, (exp.CurrentTime, exp.Localtime, exp.Overlay, exp.If)):
+        if isinstance(node, exp.Overlay):
+            return self._overlay(node, position)
+        if isinstance(node, (exp.CurrentTime, exp.Localtime, exp.If)):
             raise unsupported(node.sql(dialect="postgres"))
         return None
+
+    def _overlay(self, node: exp.Overlay, position: int) -> Expression:
+        bind, plus = self.binder.bind, self.binder.operators.binary
+        text, other = bind(node.this), bind(node.args["expression"])
+        start, one = bind(node.args["from_"]), Literal(ts.INT4, "1")
+        count = node.args.get("for_")
+        width = self.scalar("length", [other], position) if count is None else bind(count)
+        head = self.scalar("substring", [text, one, plus("-", start, one, position)], position)
+        tail = self.scalar("substring", [text, plus("+", start, width, position)], position)
+        return plus("||", plus("||", head, other, position), tail, position)
 
     def _extract(self, field: str, value: Expression, position: int) -> Expression:
         if field not in _FIELDS:

@@ -19,6 +19,7 @@ from coordinator.sql import parse
 from coordinator.sql import typesystem as ts
 from coordinator.sql.bind_dml import DmlBinder
 from coordinator.sql.bind_query import QueryBinder
+from coordinator.sql.bind_settings import settings_plan
 from coordinator.sql.context import Context
 from coordinator.sql.lexer import Cursor, Token, syntax_error, tokenize
 from coordinator.sql.tree import InsertStatement, SelectQuery
@@ -146,6 +147,9 @@ class Compiler:
             return rowplan.plan_change(change, context) or distribute.plan_change_query(
                 change, context
             )
+        settings = settings_plan(tree)
+        if settings is not None:
+            return settings
         query = QueryBinder(context, {}).query(tree)
         if isinstance(query, SelectQuery):
             row_plan = rowplan.plan_select(query, context)

@@ -206,6 +206,48 @@ FUNCTIONS: Final[dict[str, list[Signature]]] = {
     ],
     "to_timestamp": [Signature((ts.FLOAT8,), ts.TIMESTAMPTZ, "to_timestamp({0})")],
     "gen_random_uuid": [Signature((), ts.UUID, "unhex(replace(CAST(uuid() AS VARCHAR), '-', ''))")],
+    "initcap": _text1(
+        "regexp_replace(array_to_string(list_transform(regexp_extract_all(lower({0}), "
+        "'[\\p{{L}}\\p{{N}}]+|[^\\p{{L}}\\p{{N}}]+'), lambda w: upper(w[1]) || w[2:]), ''), '', '')"
+    ),
+    "encode": [
+        Signature(
+            (ts.BYTEA, _T),
+            _T,
+            "(CASE lower({1}) WHEN 'hex' THEN lower(hex({0})) WHEN 'base64' THEN base64({0}) "
+            "ELSE error('[22023] unrecognized encoding: \"' || {1} || '\"') END)",
+        )
+    ],
+    "decode": [
+        Signature(
+            (_T, _T),
+            ts.BYTEA,
+            "(CASE lower({1}) WHEN 'hex' THEN unhex({0}) WHEN 'base64' THEN from_base64({0}) "
+            "ELSE error('[22023] unrecognized encoding: \"' || {1} || '\"') END)",
+        )
+    ],
+    "div": [
+        Signature(
+            (ts.NUMERIC, ts.NUMERIC),
+            _rounded,
+            "CAST(trunc(({0} - {0} % {1}) / {1}) AS DECIMAL(38,0))",
+        )
+    ],
+    "gcd": [Signature((t, t), _same, "gcd({0}, {1})") for t in (_I, ts.INT8)],
+    "lcm": [Signature((t, t), _same, "lcm({0}, {1})") for t in (_I, ts.INT8)],
+    "cbrt": _f8("cbrt"),
+    "to_hex": [Signature((t,), _T, "lower(to_hex({0}))") for t in (_I, ts.INT8)],
+    "quote_literal": _text1("(chr(39) || replace({0}, chr(39), chr(39) || chr(39)) || chr(39))"),
+    "isfinite": [
+        Signature((t,), ts.BOOL, "isfinite({0})") for t in (ts.DATE, ts.TIMESTAMP, ts.TIMESTAMPTZ)
+    ],
+    "make_timestamp": [
+        Signature(
+            (_I, _I, _I, _I, _I, ts.FLOAT8),
+            ts.TIMESTAMP,
+            "make_timestamp({0}, {1}, {2}, {3}, {4}, {5})",
+        )
+    ],
     "row_number": [Signature((), ts.INT8, "row_number()")],
 }
 FUNCTIONS["ceiling"] = FUNCTIONS["ceil"]
