@@ -470,6 +470,7 @@ _ARGUMENTS: Final = frozenset(
         "from_",
         "nested",
         "value_constructor",
+        "for_",
         "distinct",
         "big_int",
         "nulls_first",

@@ -237,6 +237,14 @@ TABLES: Final[dict[str, VirtualTable]] = {
             "proparallel:t pronargs:s pronargdefaults:s prorettype:o proargtypes:t "
             "proallargtypes:T proargmodes:T proargnames:T prosrc:t probin:T proconfig:T proacl:T",
         ),
+        _table(
+            2616,
+            "pg_opclass",
+            _none,
+            "oid:o opcmethod:o opcname:t opcnamespace:o opcowner:o opcfamily:o opcintype:o "
+            "opcdefault:b opckeytype:o",
+        ),
+        _table(2753, "pg_opfamily", _none, "oid:o opfmethod:o opfname:t opfnamespace:o opfowner:o"),
         _table(2600, "pg_aggregate", _none, "aggfnoid:o aggkind:t"),
         _table(
             2617,
