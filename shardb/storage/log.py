@@ -112,6 +112,10 @@ class Log:
         # A batch or the next file's header is under way, or a batch waits for `_making` to end.
         self._busy = False
         self._again = False
+        # Some of `_pending` is in a hurry; the rest goes with it, or when the timer ends.
+        self._hurry = False
+        self._starting = False
+        self._timer = False
         self._dead = False
         self._closing = False
         self.batches = 0
@@ -125,9 +129,11 @@ class Log:
         kind: int,
         payload: bytes,
         on_durable: OnDurable,
+        lazy: bool = False,
     ) -> None:
         """Queues a record; `on_durable(None)` follows when it is on disk, else its StorageError.
 
+        A `lazy` one waits up to LOG_LAZY_MAX_MS for others, so that it costs no sync of its own.
         When a write fails, all records queued until the error is told fail with it, so that
         none becomes durable after one that it was built upon did not.
         """
@@ -136,14 +142,23 @@ class Log:
             raise StorageError("54000", f"log record of {len(payload)} bytes is too long")
         head = encode_head(range_id, epoch, index, kind, payload)
         self._pending.append(_Waiting(head, payload, on_durable))
-        if not self._busy and not self._dead:
-            self._start()
+        if not lazy:
+            self._hurry = True
+        if not self._busy and not self._dead and not self._starting:
+            if self._hurry:
+                # Not now but with the end of this turn, so that all of a turn is one batch.
+                self._starting = True
+                self._files.call_later(0, self._turn_ended)
+            else:
+                self._start_if_due()
 
     def close(self) -> None:
         """Writes what is waiting and a last marker, tells the callbacks, and closes the files."""
         if self._closing or self._file is None:
             return
-        while self._busy and not self._dead:
+        while (self._busy or self._pending) and not self._dead:
+            if not self._busy:
+                self._start()
             under_way = self._making if self._again else self._beginning or self._file
             assert under_way is not None
             under_way.wait()
@@ -159,6 +174,24 @@ class Log:
             self._file.wait()
         self._file.close()
         self._file = None
+
+    def _start_if_due(self) -> None:
+        """Starts what is in a hurry; has the rest wait for company."""
+        if self._hurry:
+            self._start()
+        elif self._pending and not self._timer:
+            self._timer = True
+            self._files.call_later(limits.LOG_LAZY_MAX_MS, self._waited)
+
+    def _turn_ended(self) -> None:
+        self._starting = False
+        if not self._busy and not self._dead and not self._closing:
+            self._start_if_due()
+
+    def _waited(self) -> None:
+        self._timer = False
+        if self._pending and not self._busy and not self._dead and not self._closing:
+            self._start()
 
     def _start(self) -> None:
         """Sends the next batch off: what waits, up to LOG_BATCH_MAX_BYTES or one record.
@@ -186,6 +219,7 @@ class Log:
         self._in_flight = self._pending[:count]
         self._in_flight_bytes = size
         del self._pending[:count]
+        self._hurry = self._hurry and bool(self._pending)
         self._file.append_durably(parts, self._finished)
 
     def _finished(self, error: OSError | None) -> None:
@@ -209,8 +243,8 @@ class Log:
         small = self._in_flight_bytes <= limits.LOG_ZEROED_BATCH_MAX_BYTES
         if small or self._end >= self._file_target_bytes:
             self._make_next_if_due()
-        if self._pending and not self._dead:
-            self._start()
+        if not self._dead:
+            self._start_if_due()
         for waiting in batch:
             waiting.on_durable(None)
 

@@ -24,6 +24,7 @@ class Disk:
     jobs: list[Callable[[], None]] = field(default_factory=list)
     makings: list[DiskMaking] = field(default_factory=list)
     make_late: bool = False
+    timers: list[Callable[[], None]] = field(default_factory=list)
 
     def step(self) -> None:
         """Carries out the append under way, and then, unless `make_late`, makes the next file."""
@@ -63,6 +64,12 @@ class Disk:
 
     def open_append(self, path: str, offset: int) -> AppendFile:
         return DiskFile(self, path, offset)
+
+    def call_later(self, delay_ms: int, call: Callable[[], None]) -> None:
+        if delay_ms:
+            self.timers.append(call)
+        else:
+            call()
 
     def lock(self, path: str) -> Lock | None:
         raise NotImplementedError

@@ -38,6 +38,9 @@ class NoLoop:
     def remove_reader(self, fd: int, /) -> None:
         pass
 
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> None:
+        pass
+
 
 def opened(path: Path) -> Engine:
     def fatal(error: StorageError) -> None:

@@ -17,6 +17,9 @@ class NoLoop:
     def remove_reader(self, fd: int, /) -> None:
         pass
 
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> None:
+        pass
+
 
 FILES = SystemFiles(NoLoop())
 
