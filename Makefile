@@ -14,10 +14,12 @@ start: build
 	@exec $(BIN)/shardb start $(ARGS)
 
 test: build
+	@tools/require test
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: build
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check -q .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -26,12 +28,14 @@ format: .venv/installed
 	$(BIN)/ruff format .
 
 bench: build
+	@tools/require test
 	$(BIN)/python -m bench.oltp $(ARGS)
 	$(BIN)/python -m bench.tpch $(ARGS)
 
 build: .venv/built
 
 .venv/made:
+	@PYTHON=$(PYTHON) tools/require build
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "shardb needs Python 3.11 or newer: make PYTHON=python3.x" >&2; exit 1; }
 	$(PYTHON) -m venv .venv

@@ -54,6 +54,7 @@ class CatalogKeeper:
         self._waiting: list[tuple[int, Waiter]] = []
         self._draft: Edit | None = None
         self.revision = 0
+        self._version = 0  # the revision of the newest change of a table, group or range
         self.catalog = Catalog.build(0)
         self.routing = self.catalog  # with the table that is being filled, if any
 
@@ -63,6 +64,7 @@ class CatalogKeeper:
         self._items = {
             item.key: item.value for item in snapshot.items if item.key.startswith(_FOLLOWED)
         }
+        self._version = snapshot.revision
         self._renew(snapshot.revision)
 
     async def follow(self) -> None:
@@ -91,6 +93,8 @@ class CatalogKeeper:
             if not change.key.startswith(_FOLLOWED):
                 continue
             relevant = True
+            if not change.key.startswith(schema.NODES):
+                self._version = changes.revision
             if change.value is None:
                 self._items.pop(change.key, None)
             else:
@@ -103,7 +107,7 @@ class CatalogKeeper:
 
     def _renew(self, revision: int) -> None:
         self.revision = revision
-        self.catalog = Catalog.from_store_items(self._items.items(), revision)
+        self.catalog = Catalog.from_store_items(self._items.items(), self._version)
         self._route()
         self._on_change(self.catalog)
         self._wake()

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from coordinator.copy_in import CopyInbox
 from coordinator.executor import Executor, extra_values
+from coordinator.gate import lock_timed_out
 from coordinator.pgwire import messages
 from coordinator.pgwire.messages import Frontend
 from coordinator.pgwire.state import TRANSITIONS, Event, Phase, action_of, after
@@ -58,13 +59,15 @@ class Prepared:
 class Portal:
     """A statement with its parameters, ready to run or partly run."""
 
-    __slots__ = ("cursor", "done", "entry", "formats", "params", "text", "total")
+    __slots__ = ("cursor", "done", "entry", "formats", "params", "prepared", "total")
 
-    def __init__(self, entry: Entry | None, params: bytes, formats: bytes, text: bytes) -> None:
+    def __init__(
+        self, entry: Entry | None, params: bytes, formats: bytes, prepared: Prepared
+    ) -> None:
         self.entry = entry
         self.params = params
         self.formats = formats
-        self.text = text
+        self.prepared = prepared
         self.cursor: Cursor | None = None
         self.done = False
         self.total = 0
@@ -102,7 +105,11 @@ class Conversation:
         self._simple = False
         self._task: Cancellable | None = None
         self._timer: Cancellable | None = None
+        self._call: Any = None  # the row program under way (rowcall.RowCall)
+        self._lock_timer: Cancellable | None = None
+        self._idle_timer: Cancellable | None = None
         self._cancel_reason = ""
+        self._shut = executor.driver.gate.shut
         self._tables = {phase: self._handlers(phase) for phase in Phase}
         self._table = self._tables[Phase.STARTUP]
 
@@ -116,6 +123,9 @@ class Conversation:
     def data_received(self, data: bytes) -> None:
         """Takes bytes from the socket and answers what can be answered."""
         self.buffer.feed(data)
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
         if self.busy or self._write_paused:
             if not self._paused and self.buffer.pending > _READ_AHEAD_MAX_BYTES:
                 self._paused = True
@@ -158,6 +168,18 @@ class Conversation:
         if self._paused and not self.busy and not self._write_paused:
             self._paused = False
             self.shell.resume_reading()
+        if self.status != IDLE and self.settings.idle_in_transaction_s and not self.busy:
+            self._expect_client()
+
+    def _expect_client(self) -> None:
+        """Gives a client with an open transaction its time to go on."""
+        if self._idle_timer is None and self.phase is not Phase.CLOSED:
+            self._idle_timer = self.shell.timer(
+                self.settings.idle_in_transaction_s,
+                lambda: self.terminate(
+                    SqlError("25P03", "terminating connection due to idle-in-transaction timeout")
+                ),
+            )
 
     def flush(self) -> None:
         """Writes what has been gathered."""
@@ -272,6 +294,18 @@ class Conversation:
         extras = extra_values(entry, self.executor, self.statement_time_us())
         return formats + b"\1" * len(extras), values + extras
 
+    # --- tables that are shut by a schema change
+
+    def barred(self, entry: Entry) -> bool:
+        """True if the statement has to wait until a schema change is over."""
+        return bool(self._shut) and self.driver.gate.bars(entry.writes, self.txn)
+
+    async def pass_gate(self, table_id: int) -> None:
+        """Waits for the end of a schema change; what was planned before is to be planned again."""
+        bound = limits.SCHEMA_CHANGE_WAIT_MS / 1000
+        limit = self.settings.lock_timeout_s or bound
+        await self.driver.gate.passed(self.shell, table_id, limit)
+
     # --- replies that take more than a line
 
     def statement_time_us(self) -> int:
@@ -338,10 +372,42 @@ class Conversation:
         self.cancel("canceling statement due to statement timeout")
 
     def cancel(self, reason: str = "canceling statement due to user request") -> None:
-        """Cancels the task under way, if any."""
+        """Cancels the task or the row program under way, if any."""
         if self._task is not None:
             self._cancel_reason = reason
             self._task.cancel()
+        elif self._call is not None:
+            self._call.cancel(SqlError("57014", reason))
+
+    def call_begun(self, call: Any) -> None:
+        """A row program is under way: it can be cancelled, and has its time limits."""
+        self._call = call
+        settings = self.settings
+        if settings.limited:
+            if settings.statement_timeout_s and self._task is None:
+                self._timer = self.shell.timer(settings.statement_timeout_s, self._timed_out)
+            if settings.lock_timeout_s:
+                self._limit_locks()
+
+    def _limit_locks(self) -> None:
+        """Ends a wait for a lock when the timer comes; else looks again later."""
+
+        def late() -> None:
+            if self._call is not None:
+                self._limit_locks()
+                self._call.cancel(lock_timed_out())
+
+        self._lock_timer = self.shell.timer(self.settings.lock_timeout_s, late)
+
+    def call_ended(self) -> None:
+        """The row program is over."""
+        self._call = None
+        if self._lock_timer is not None:
+            self._lock_timer.cancel()
+            self._lock_timer = None
+        if self._timer is not None and self._task is None:
+            self._timer.cancel()
+            self._timer = None
 
     def _task_done(self, error: BaseException | None) -> None:
         self._task = None
@@ -422,6 +488,10 @@ class Conversation:
             self.inbox.finish(SqlError("08006", "connection to client lost"))
         elif self._task is not None:
             self._task.cancel()
+        elif self._call is not None:
+            self._call.cancel(SqlError("57014", "connection to client lost"))
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         self.abandon()
         self.executor.leave(self)
 

@@ -78,13 +78,15 @@ class CopyInbox:
 async def copy_from(executor: Executor, session: Conversation, spec: CopyFrom) -> int:
     """Runs one COPY FROM STDIN in the session's task; the number of rows."""
     table = executor.catalog.table(spec.table_id)
-    reader = make_reader(table, spec, executor, await _defaults(executor, session, table, spec))
-    inbox = session.copy_begin(len(spec.columns))
     own = session.txn is None and session.status != b"T"
     txn = session.txn if session.txn is not None else executor.driver.begin()
     if not own:
         session.txn = txn
+    executor.driver.gate.enter(txn, table.id)
+    txn.lock_timeout_s = session.settings.lock_timeout_s
     try:
+        reader = make_reader(table, spec, executor, await _defaults(executor, session, table, spec))
+        inbox = session.copy_begin(len(spec.columns))
         count = await _load(executor, session, table, reader, inbox, txn)
         session.copy_end()
         if own:

@@ -3,6 +3,10 @@
 Order, so that a crash at any point leaves at worst invisible tablets: install new tablets on the
 shards (idempotent), publish the edit by one compare-and-swap on `ids/next`, drop old tablets. A
 lost race re-plans against the newer catalog. The statement returns when this coordinator sees it.
+
+A table that is dropped, emptied or copied is shut first (`coordinator.gate`): its writers end and
+new ones wait, so that nothing is written that the change does not see. Changes of one coordinator
+are made one after the other.
 """
 
 from __future__ import annotations
@@ -18,11 +22,13 @@ import pyarrow as pa
 from coordinator.catalog import Catalog
 from coordinator.ddl import edits
 from coordinator.ddl.edits import Edit
-from coordinator.ddl.specs import AddPrimaryKey, CreateTable, DropTable, Truncate
-from coordinator.executor import TableWriter, unpack
+from coordinator.ddl.specs import AddPrimaryKey, CreateTable, DropTable, TableName, Truncate
+from coordinator.executor import TableWriter, pack, unpack
+from coordinator.gate import SCHEMA
 from coordinator.pgwire import messages
 from coordinator.plan.plans import ScanStage, UtilityPlan
 from coordinator.ports import Driver
+from shardb import limits
 from shardb.errors import SqlError
 from shardb.meta import schema
 from shardb.meta.descriptors import Group, Range, Table
@@ -57,10 +63,64 @@ class DdlExecutor:
         self._driver = driver
 
     async def run(self, session: Conversation, plan: UtilityPlan) -> str:
-        """Carries out a DDL statement; its command tag."""
+        """Carries out a DDL statement; its command tag.
+
+        55P03 if transactions that wrote the tables do not end in time.
+        """
+        if session.status == b"T":
+            session.out.append(
+                messages.notice_response(
+                    SqlError("01000", f"{plan.tag} takes effect at once and cannot be rolled back")
+                )
+            )
         spec = plan.args[0]
+        shut = await self._shut(session, plan.tag, _replaced(spec))
+        try:
+            return await self._change(session, plan, spec)
+        finally:
+            for table_id in shut:
+                self._driver.gate.open(table_id)
+
+    async def _shut(
+        self, session: Conversation, tag: str, names: Sequence[TableName]
+    ) -> tuple[int, ...]:
+        """Shuts the tables of these names, and the schema against other changes."""
+        gate, shell = self._driver.gate, session.shell
+        limit = session.settings.lock_timeout_s
+        drain_s = limit or limits.WRITERS_DRAIN_MS / 1000
+        while True:
+            shut: list[int] = []
+            wanted = self._ids(names)
+            if session.txn is not None and not session.txn.tables.isdisjoint(wanted):
+                name = next(n for n in names if not session.txn.tables.isdisjoint(self._ids([n])))
+                raise SqlError(
+                    "55006",
+                    f'cannot {tag} "{name.name}" because it is being used by active queries in '
+                    "this session",
+                    hint="Commit the transaction that wrote the table first.",
+                )
+            try:
+                for table_id in wanted:
+                    await gate.close(shell, table_id, drain_s)
+                    shut.append(table_id)
+                await gate.close(shell, SCHEMA, limit or limits.SCHEMA_CHANGE_WAIT_MS / 1000)
+                shut.append(SCHEMA)
+                if self._ids(names) == wanted:
+                    found, shut = tuple(shut), []
+                    return found
+            finally:
+                for table_id in shut:
+                    gate.open(table_id)
+
+    def _ids(self, names: Sequence[TableName]) -> list[int]:
+        """The ids of the tables that exist, in the order in which they are shut."""
+        catalog = self._keeper.catalog
+        found = [catalog.lookup(name.name, name.schema) for name in names]
+        return sorted({table.id for table in found if table is not None})
+
+    async def _change(self, session: Conversation, plan: UtilityPlan, spec: object) -> str:
         if isinstance(spec, AddPrimaryKey):
-            await self._add_primary_key(session, spec)
+            await self._add_primary_key(spec)
             return plan.tag
         make: Callable[[Catalog, int], Edit]
         if isinstance(spec, CreateTable):
@@ -122,20 +182,15 @@ class DdlExecutor:
 
     # --- ALTER TABLE ADD PRIMARY KEY
 
-    async def _add_primary_key(self, session: Conversation, spec: AddPrimaryKey) -> None:
+    async def _add_primary_key(self, spec: AddPrimaryKey) -> None:
         for _ in range(ATTEMPTS_MAX):
             number, revision = await self._next_id()
             catalog = self._keeper.catalog
             edits.add_primary_key(spec, catalog, number)  # refuses before anything is read
             old = catalog.lookup(spec.name.name, spec.name.schema)
             assert old is not None
-            plans = session.executor.plans
-            plans.freeze(old.id)
-            try:
-                if await self._rewrite(spec, old, number, revision):
-                    return
-            finally:
-                plans.freeze(0)
+            if await self._rewrite(spec, old, number, revision):
+                return
         raise SqlError("40001", "the schema was changed by others at the same time")
 
     async def _rewrite(self, spec: AddPrimaryKey, old: Table, number: int, revision: int) -> bool:
@@ -143,7 +198,7 @@ class DdlExecutor:
         catalog = self._keeper.catalog
         fresh = edits.keyed_table(spec, old, number)
         writer = TableWriter(fresh)
-        rows, newest = await self._read(old)
+        rows = await self._read(old)
         writer.check_not_null(rows, "contains null values")
         data, offsets, keys, key_offsets = writer.encode(rows)
         edit = edits.add_primary_key(
@@ -154,9 +209,6 @@ class DdlExecutor:
         try:
             await self._install(edit)
             await self._copy(edit.table, data, offsets, keys, key_offsets)
-            again, newest_now = await self._read(old)
-            if again.num_rows != rows.num_rows or newest_now != newest:
-                raise SqlError("55006", f'table "{old.name}" is being changed by others')
             published = await self._publish(edit, revision)
         except BaseException:
             await self._drop(edit.install)
@@ -167,14 +219,10 @@ class DdlExecutor:
             await self._drop(edit.install)
         return published
 
-    async def _read(self, table: Table) -> tuple[pa.Table, int]:
-        """All rows of a table (without its hidden key) and the newest commit among them."""
+    async def _read(self, table: Table) -> pa.Table:
+        """All rows of a table, without its hidden key."""
         at = tuple(i for i, column in enumerate(table.columns) if not column.hidden)
-        stage = ScanStage("scan", table.id, at, b"", b"", "", with_key=True)
-        found = await self._driver.run_scan(None, stage)
-        stamps = found.column("_ts")
-        newest = max(stamps.to_pylist(), default=0)
-        return found.select([f"c{i}" for i in at]), newest
+        return await self._driver.run_scan(None, ScanStage("scan", table.id, at, b"", b"", ""))
 
     @staticmethod
     def _splits(keys: bytes, offsets: array[int], nodes: int) -> list[bytes]:
@@ -227,6 +275,40 @@ def _key(key: str) -> str:
     """A descriptor's key as `shardb.meta.schema` writes it, with its id padded."""
     kind, _, number = key.partition("/")
     return f"{kind}/{int(number):010d}"
+
+
+def _replaced(spec: object) -> tuple[TableName, ...]:
+    """The tables that a statement takes away from writers."""
+    if isinstance(spec, AddPrimaryKey):
+        return (spec.name,)
+    return spec.names if isinstance(spec, DropTable | Truncate) else ()
+
+
+async def empty_in_transaction(session: Conversation, spec: Truncate) -> None:
+    """TRUNCATE within a transaction: a delete of all rows there are, undone by ROLLBACK.
+
+    Unlike the replacement of the table it does not keep rows out that others insert meanwhile.
+    """
+    driver = session.driver
+    gate = driver.gate
+    for name in dict.fromkeys(spec.names):
+        while True:
+            table = session.executor.catalog.lookup(name.name, name.schema)
+            if table is None:
+                raise SqlError("42P01", f'relation "{name}" does not exist')
+            if not gate.bars(table.id, session.txn):
+                break
+            await session.pass_gate(table.id)
+        txn = session.txn
+        if txn is None:
+            txn = session.txn = driver.begin()
+        gate.enter(txn, table.id)
+        txn.lock_timeout_s = session.settings.lock_timeout_s
+        stage = ScanStage("scan", table.id, (), b"", b"", "", with_key=True)
+        keys = (await driver.run_scan(txn, stage)).column("_key")
+        for begin in range(0, len(keys), COPY_ROWS):
+            packed, offsets = pack(keys.slice(begin, COPY_ROWS).to_pylist())
+            await driver.write_encoded(txn, table.id, "delete", packed, offsets, None, None)
 
 
 def _notices(session: Conversation, edit: Edit) -> None:

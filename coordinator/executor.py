@@ -23,9 +23,10 @@ from coordinator.pgwire import messages
 from coordinator.plan.cache import Entry, PlanCache
 from coordinator.plan.plans import QueryPlan, RowPlan, UtilityPlan, WritePlan
 from coordinator.ports import Driver, Txn
-from coordinator.rowset import BatchRows, Cursor, ReadyRows
+from coordinator.rowset import BatchRows, Cursor, ReadyRows, values_of
 from coordinator.sql.literals import fill_parameters
 from shardb import limits, types
+from shardb._core.datarow import DataRowWriter
 from shardb._core.keycodec import KeyCodec
 from shardb._core.rowcodec import RowLayout
 from shardb.errors import SqlError
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("coordinator.executor")
 
 STATEMENT_RETRIES_MAX: Final = 10  # re-runs of DML by query whose rows changed under it
+FAILING_VALUE_MAX: Final = 64  # characters of a value in the detail of 23502
 _PG_EPOCH_US: Final = 946_684_800_000_000  # 2000-01-01, where binary timestamps begin
 _ROWID_EPOCH_US: Final = 1_735_689_600_000_000  # 2025-01-01
 _INT8: Final = struct.Struct("!q")
@@ -46,7 +48,11 @@ _INT8: Final = struct.Struct("!q")
 class Engine(Protocol):
     """The fenced engine (`shardb.engine`): generated SQL over Arrow tables."""
 
-    def run(self, sql: str, tables: Mapping[str, Any], params: Sequence[Any]) -> Any: ...
+    def cancellation(self) -> Any: ...  # of one run; its `cancel` may come from another thread
+
+    def run(
+        self, sql: str, tables: Mapping[str, Any], params: Sequence[Any], cancellation: Any
+    ) -> Any: ...
 
 
 class Ddl(Protocol):
@@ -185,7 +191,7 @@ class Executor:
         formats: bytes,
         txn: Txn | None,
     ) -> Any:
-        """Runs a row program and waits for it."""
+        """Runs a row program and waits for it; a cancel that comes too late changes nothing."""
         waiter = session.shell.waiter()
         results: list[Any] = []
 
@@ -194,8 +200,19 @@ class Executor:
             if not waiter.done():
                 waiter.set_result(None)
 
-        self.driver.execute_row(txn, plan, program, params, formats, done)
-        await waiter
+        call = self.driver.execute_row(txn, plan, program, params, formats, done)
+        session.call_begun(call)
+        try:
+            await waiter
+        except BaseException:
+            call.cancel(SqlError("57014", "canceling statement due to user request"))
+            waiter = session.shell.waiter()
+            if not results:
+                await waiter
+            if isinstance(results[0], SqlError):
+                raise
+        finally:
+            session.call_ended()
         if isinstance(results[0], SqlError):
             raise results[0]
         return results[0]
@@ -215,7 +232,18 @@ class Executor:
                 [self.driver.run_scan(txn, stage, read_ts) for stage in stages]
             )
             tables.update(zip((stage.alias for stage in stages), scanned, strict=True))
-        return await session.shell.in_thread(self.engine.run, plan.sql, tables, list(values))
+        return await self._in_engine(session, plan.sql, tables, values)
+
+    async def _in_engine(
+        self, session: Conversation, sql: str, tables: Mapping[str, Any], values: Sequence[Any]
+    ) -> Any:
+        """Runs a stage in a thread; it stops with the statement."""
+        stop = self.engine.cancellation()
+        try:
+            return await session.shell.in_thread(self.engine.run, sql, tables, list(values), stop)
+        except BaseException:
+            stop.cancel()
+            raise
 
     def _bound(self, stage: Any, plan: QueryPlan, values: Sequence[Any]) -> Any:
         """The scan with its parameters filled in and its key interval narrowed."""
@@ -268,6 +296,8 @@ class Executor:
         for attempt in itertools.count(1):
             inside = txn if txn is not None else self.driver.begin()
             mark = self.driver.mark(inside)
+            self.driver.gate.enter(inside, plan.table_id)
+            inside.lock_timeout_s = session.settings.lock_timeout_s
             try:
                 written = await self._write(session, plan, values, inside)
                 if txn is None:
@@ -283,9 +313,7 @@ class Executor:
                 if not again:
                     raise
         if plan.returning:
-            rows = await session.shell.in_thread(
-                self.engine.run, plan.returning, {"written": written}, list(values)
-            )
+            rows = await self._in_engine(session, plan.returning, {"written": written}, values)
             return Outcome(BatchRows(rows, [c.type for c in plan.columns], formats))
         return Outcome(None, entry.complete(written.num_rows))
 
@@ -404,7 +432,21 @@ class TableWriter:
                     "23502",
                     f'null value in column "{column.name}" of relation "{self.table.name}" '
                     "violates not-null constraint",
+                    detail=self._failing_row(rows, at),
                 )
+
+    def _failing_row(self, rows: pa.Table, null_at: int) -> str:
+        """The first row with a NULL at a column, as PostgreSQL shows it."""
+        first = rows.column(null_at).is_null().index(True).as_py()
+        batch = rows.slice(first, 1).combine_chunks().to_batches()[0]
+        writer = DataRowWriter([(c.type_code, c.typmod) for c in self.table.columns], b"")
+        values = ["null" if value is None else value for value in values_of(writer.encode(batch))]
+        shown = [
+            value if len(value) <= FAILING_VALUE_MAX else value[:FAILING_VALUE_MAX] + "..."
+            for value, column in zip(values, self.table.columns, strict=True)
+            if not column.hidden
+        ]
+        return f"Failing row contains ({', '.join(shown)})."
 
     def keys(self, rows: bytes, offsets: array[int]) -> tuple[bytes, array[int]]:
         """The keys of encoded rows."""

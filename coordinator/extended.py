@@ -89,7 +89,7 @@ class ExtendedQuery(Conversation):
             if entry.extras:
                 formats, values = self.with_extras(entry, formats, values)
             params = entry.layout.encode_params(formats, values)
-        self.portals[portal_name] = Portal(entry, params, results, prepared.text)
+        self.portals[portal_name] = Portal(entry, params, results, prepared)
         self.out.append(messages.BIND_COMPLETE)
 
     def on_describe(self) -> None:
@@ -134,13 +134,15 @@ class ExtendedQuery(Conversation):
         self._simple = False
         if entry.row_plan and portal.cursor is None:
             txn = self._transaction_for(entry)
-            if entry.fallback is None or not self.driver.needs_fallback(
-                entry.row_plan, entry.program, portal.params
-            ):
+            if (
+                entry.fallback is None
+                or not self.driver.needs_fallback(entry.row_plan, entry.program, portal.params)
+            ) and not (self._shut and self.barred(entry)):
                 self.busy = True
-                self._execute_row(
+                call = self._execute_row(
                     txn, entry.row_plan, entry.program, portal.params, portal.formats, self._on_row
                 )
+                self.call_begun(call)
                 return
         elif isinstance(entry.plan, UtilityPlan):
             result = utility.run_now(self, entry.plan)
@@ -171,6 +173,7 @@ class ExtendedQuery(Conversation):
         assert portal is not None
         entry = portal.entry
         assert entry is not None
+        self.call_ended()
         self.busy = False
         if isinstance(result, SqlError):
             self._statement_failed(result)
@@ -190,6 +193,9 @@ class ExtendedQuery(Conversation):
         entry = portal.entry
         assert entry is not None
         if portal.cursor is None:
+            while self.barred(entry):
+                await self.pass_gate(entry.writes)
+                entry = self._planned_again(portal)
             txn = None if isinstance(entry.plan, UtilityPlan) else self._transaction_for(entry)
             outcome = await self.executor.run(self, entry, portal.params, portal.formats, txn)
             portal.cursor = outcome.cursor
@@ -204,6 +210,25 @@ class ExtendedQuery(Conversation):
             return
         portal.done = True
         self.out.append(entry.complete(portal.total))
+
+    def _planned_again(self, portal: Portal) -> Entry:
+        """The plan of a portal after a schema change; its parameters must still fit.
+
+        What the session has added to them (`Entry.extras`) may be less than it was: a table with a
+        key needs no row ids.
+        """
+        before = portal.entry
+        assert before is not None
+        entry = self.fresh(portal.prepared)
+        if entry.params != before.params or not set(entry.extras) <= set(before.extras):
+            raise SqlError("0A000", "cached plan must not change parameter types")
+        if entry.extras != before.extras:
+            values = before.layout.decode(portal.params)
+            added = dict(zip(before.extras, values[before.param_count :], strict=True))
+            own = values[: before.param_count]
+            portal.params = entry.layout.encode([*own, *(added[name] for name in entry.extras)])
+        portal.entry = entry
+        return entry
 
     def _put_utility(self, result: utility.UtilityResult, described: bool = False) -> None:
         self.out.extend(result.before)
@@ -244,6 +269,9 @@ class ExtendedQuery(Conversation):
 
     def _sync_done(self, error: BaseException | None) -> None:
         self._task = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self.busy = False
         if error is not None:
             self.out.append(messages.error_response(self._explained(error)))

@@ -33,6 +33,9 @@ RowDone = Callable[[Any], None]  # called with a RowResult or an SqlError, at mo
 class Driver(Protocol):
     """Carries out plans on shards (`coordinator.txn_driver.TxnDriver`)."""
 
+    @property
+    def gate(self) -> Any: ...  # coordinator.gate.TableGate
+
     def begin(self) -> Txn: ...
 
     def execute_row(

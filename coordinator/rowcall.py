@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 UNKNOWN_PROGRAM: Final = "SH001"
 NOT_HERE: Final = "SH002"
+CANCELED: Final = "57014"
+LOCK_TIMEOUT: Final = "55P03"
 RETRY_NOW: Final = frozenset({"40001", "40P01"})
 RETRY_LATER: Final = frozenset({"57P03", NOT_HERE})
 ATTEMPTS_MAX: Final = 20
@@ -45,7 +47,17 @@ class Txn:
     no state known yet. Statements count from 2, so that every savepoint has a number above 0.
     """
 
-    __slots__ = ("doomed", "ended", "entering", "floor", "parts", "statement", "txn_id")
+    __slots__ = (
+        "doomed",
+        "ended",
+        "entering",
+        "floor",
+        "lock_timeout_s",
+        "parts",
+        "statement",
+        "tables",
+        "txn_id",
+    )
 
     def __init__(self, txn_id: bytes) -> None:
         self.txn_id = txn_id
@@ -55,6 +67,8 @@ class Txn:
         self.ended = False
         self.parts: dict[int, Part] = {}
         self.entering: dict[int, Range] = {}
+        self.tables: set[int] = set()  # that it has written: see gate.TableGate
+        self.lock_timeout_s = 0.0  # for its writes by key; 0 is none
 
     def joined(self, item: Range, state_id: int) -> None:
         """The present statement has succeeded on a range."""
@@ -81,6 +95,7 @@ class RowCall:
 
     __slots__ = (
         "attempts",
+        "cancelled",
         "commit",
         "deadline",
         "driver",
@@ -121,8 +136,16 @@ class RowCall:
         self.implicit = txn is None
         self.attempts = 0
         self.deadline = 0.0
+        self.cancelled: SqlError | None = None
+        self.txn_id = b""
+        self.ranges: Sequence[Range] = ()
         spec = plan.program
         self.writes = spec.kind != "select" or spec.locking != ""
+
+    @property
+    def table_id(self) -> int:
+        """The table it is about."""
+        return self.plan.program.table_id
 
     def start(self) -> None:
         """Routes and sends."""
@@ -132,6 +155,8 @@ class RowCall:
             ranges = driver.route(spec, self.program, self.params)
             if self.txn is not None:
                 driver.check(self.txn)
+            if self.cancelled is not None and self._is_over():
+                raise self.cancelled
             self.ranges = ranges
             self.error: SqlError | None = None
             self.read_ts = 0
@@ -154,7 +179,7 @@ class RowCall:
         except (SqlError, ValueError) as error:
             if self.implicit and self.txn is not None:
                 driver.abandon(self.txn)
-            driver.loop.call_soon(self.on_done, as_error(error))
+            driver.loop.call_soon(self._end, as_error(error))
 
     def _start_many(self, ranges: Sequence[Range]) -> None:
         spec = self.plan.program
@@ -234,7 +259,7 @@ class RowCall:
 
     def _cannot_send(self, index: int, error: SqlError) -> None:
         if self.single:
-            self.on_done(as_error(error))
+            self._end(as_error(error))
         else:
             self._reply_of(index, m.Failure(error.sqlstate, error.message))
 
@@ -255,7 +280,7 @@ class RowCall:
                 driver.joined(self.txn, self.ranges[0], reply.state_id)
                 if reply.newest_ts > self.txn.floor:
                     self.txn.floor = reply.newest_ts
-            self.on_done(reply)
+            self._end(reply)
             return
         assert isinstance(reply, m.Failure), reply
         self._failed(reply)
@@ -265,7 +290,7 @@ class RowCall:
         state = failure.sqlstate
         if state == UNKNOWN_PROGRAM:
             if self.error is not None:
-                self.on_done(as_error(self.error))
+                self._end(as_error(self.error))
                 return
             self._forget_program()
             if self._again():
@@ -280,7 +305,7 @@ class RowCall:
             elif self._again():
                 driver.loop.call_later(RETRY_PAUSE_S, self.start)
             else:
-                self.on_done(failure_error(failure))
+                self._end(failure_error(failure))
             return
         elif state in RETRY_LATER:
             now = driver.loop.time()
@@ -291,15 +316,42 @@ class RowCall:
         elif state in RETRY_NOW and failure.aborted and self._again():
             self.start()
             return
-        self.on_done(as_error(failure_error(failure)))
+        self._end(as_error(failure_error(failure)))
 
-    def cancel(self) -> None:
-        """Asks for an end of a statement outside a transaction that waits; it may be too late."""
-        if self.single and self.commit:
-            item = self.ranges[0]
-            self.driver.client(item.primary).call(m.Rollback(item.id, self.txn_id, 0), ignore)
-        elif self.implicit and self.txn is not None:
-            self.driver.abandon(self.txn)
+    def cancel(self, error: SqlError) -> None:
+        """Asks for an end with `error`; one that only waits for a lock gets it.
+
+        A statement that is not held up goes on, as does one whose commit has begun. A read has
+        nothing to lose, so that it ends at once (57014 only: it takes no locks to wait for).
+        """
+        self.cancelled = error
+        if not self.writes:
+            if self._is_over():
+                on_done, self.on_done = self.on_done, ignore_result
+                on_done(error)
+            return
+        txn = self.txn
+        txn_id, statement = (self.txn_id, 1) if txn is None else (txn.txn_id, txn.statement)
+        for item in self.ranges:
+            client = self.driver.client(item.primary)
+            if client.connected:
+                client.call(m.CancelStatement(item.id, txn_id, statement), ignore)
+
+    def _is_over(self) -> bool:
+        """True if it is to be tried no more: a lock timeout only ends waits."""
+        return self.cancelled is not None and self.cancelled.sqlstate != LOCK_TIMEOUT
+
+    def _end(self, result: Any) -> None:
+        """The one way out."""
+        driver = self.driver
+        if self.writes and self.implicit:
+            driver.gate.calls.discard(self)
+            if driver.gate.shut:
+                driver.gate.wake()
+        cancelled = self.cancelled
+        if cancelled is not None and isinstance(result, SqlError) and result.sqlstate == CANCELED:
+            result = cancelled
+        self.on_done(result)
 
     def _fail_in_txn(self, failure: m.Failure) -> None:
         txn = self.txn
@@ -308,21 +360,23 @@ class RowCall:
         if failure is LOST:
             if self.writes or txn.parts:
                 txn.doomed = True
-                self.on_done(SqlError("40001", "a shard lost the transaction"))
+                self._end(SqlError("40001", "a shard lost the transaction"))
             elif self._again():
                 self.driver.loop.call_later(RETRY_PAUSE_S, self.start)
             else:
-                self.on_done(failure_error(failure))
+                self._end(failure_error(failure))
             return
         if failure.sqlstate in RETRY_LATER and not txn.parts and self._again():
             self.driver.loop.call_later(RETRY_PAUSE_S, lambda: self._send_if_open(0))
             return
         if failure.aborted:
             txn.doomed = True
-        self.on_done(as_error(failure_error(failure)))
+        self._end(as_error(failure_error(failure)))
 
     def _send_if_open(self, index: int) -> None:
         try:
+            if self.cancelled is not None and self._is_over():
+                raise self.cancelled
             self._send(index)
         except SqlError as error:
             self._cannot_send(index, error)
@@ -333,11 +387,11 @@ class RowCall:
         if outcome is not None and outcome.state == "aborted" and self._again():
             self.start()
             return
-        self.on_done(unknown_outcome())
+        self._end(unknown_outcome())
 
     def _again(self) -> bool:
         self.attempts += 1
-        return self.attempts <= ATTEMPTS_MAX
+        return self.attempts <= ATTEMPTS_MAX and not self._is_over()
 
     def _forget_program(self) -> None:
         for item in self.ranges:
@@ -375,17 +429,17 @@ class RowCall:
             if self.implicit and self.writes:
                 driver.spawn(self._commit())
             else:
-                self.on_done(self._combined())
+                self._end(self._combined())
             return
         if not self.implicit:
-            self.on_done(as_error(error))
+            self._end(as_error(error))
             return
         if self.writes and self.txn is not None:
             driver.abandon(self.txn)  # nothing was prepared: certainly aborted
         if error.sqlstate in RETRY_NOW | RETRY_LATER | {"08006"} and self._again():
             driver.loop.call_later(RETRY_PAUSE_S, self.start)
             return
-        self.on_done(as_error(error))
+        self._end(as_error(error))
 
     async def _commit(self) -> None:
         assert self.txn is not None
@@ -395,9 +449,9 @@ class RowCall:
             if error.sqlstate in RETRY_NOW and self._again():
                 self.start()
             else:
-                self.on_done(error)
+                self._end(error)
             return
-        self.on_done(self._combined())
+        self._end(self._combined())
 
     def _combined(self) -> m.Rows:
         results = [result for result in self.results if result is not None]
@@ -410,6 +464,10 @@ class RowCall:
 
 def ignore(_: m.Message) -> None:
     """For answers that nobody waits for."""
+
+
+def ignore_result(_: Any) -> None:
+    """For the result of a statement that has been cancelled."""
 
 
 def unknown_outcome() -> SqlError:

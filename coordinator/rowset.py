@@ -80,3 +80,15 @@ class BatchRows:
             self._position += piece.num_rows
             got += piece.num_rows
         return b"".join(parts), got, False
+
+
+def values_of(row: bytes) -> list[str | None]:
+    """The text values of one DataRow message; None for NULL."""
+    values: list[str | None] = []
+    at = 7
+    for _ in range(int.from_bytes(row[5:7], "big")):
+        length = int.from_bytes(row[at : at + 4], "big", signed=True)
+        at += 4
+        values.append(None if length < 0 else row[at : at + length].decode())
+        at += max(length, 0)
+    return values

@@ -26,6 +26,7 @@ from coordinator.executor import Executor
 from coordinator.ports import Cancellable
 from coordinator.session import Session
 from shardb import limits
+from shardb.env import calm_garbage_collector
 from shardb.errors import SqlError
 
 log = logging.getLogger("coordinator.server")
@@ -197,6 +198,7 @@ async def serve(meta: str, host: str, port: int) -> None:
     await cluster.start()
     server = Server(cluster.executor, loop)
     try:
+        calm_garbage_collector()
         await server.listen(host, port)
         log.info("coordinator %d serves %s:%d", cluster.coordinator_id, host, port)
         watcher = asyncio.ensure_future(cluster.watch())

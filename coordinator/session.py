@@ -47,9 +47,10 @@ class Session(ExtendedQuery):
                         # A literal that its type does not take: the parser knows where it stands.
                         self.spawn(self._run_simple(text))
                         return
-                    if entry.fallback is None or not self.driver.needs_fallback(
-                        entry.row_plan, entry.program, params
-                    ):
+                    if (
+                        entry.fallback is None
+                        or not self.driver.needs_fallback(entry.row_plan, entry.program, params)
+                    ) and not (self._shut and self.barred(entry)):
                         self._start_simple_row(entry, params)
                         return
                 elif isinstance(entry.plan, UtilityPlan):
@@ -69,12 +70,14 @@ class Session(ExtendedQuery):
         assert plan is not None
         self._entry = entry
         self.busy = True
-        self._execute_row(self.txn, plan, entry.program, params, b"", self._on_simple_row)
+        call = self._execute_row(self.txn, plan, entry.program, params, b"", self._on_simple_row)
+        self.call_begun(call)
 
     def _simple_row_done(self, result: Any) -> None:
         """The end of a row program of the simple protocol; called by the driver."""
         entry = self._entry
         assert entry is not None
+        self.call_ended()
         self.busy = False
         if isinstance(result, SqlError):
             self._simple = True
@@ -118,9 +121,10 @@ class Session(ExtendedQuery):
             if result is not None:
                 self._put_utility(result, described=True)
                 return
-        bound: bytes | None = None
-        if isinstance(entry.plan, UtilityPlan) and entry.plan.kind == "execute":
-            entry, bound = await utility.bound_execute(self.executor, self, entry.plan)
+        entry, bound = await self._what_to_run(entry)
+        while self.barred(entry):
+            await self.pass_gate(entry.writes)
+            entry, bound = await self._what_to_run(self.plans.exact(text.encode()))
         if isinstance(entry.plan, UtilityPlan):
             txn = None
         else:
@@ -142,6 +146,12 @@ class Session(ExtendedQuery):
         self.out.append(entry.description(b""))
         sent, _ = await self.send_rows(outcome.cursor)
         self.out.append(entry.complete(sent))
+
+    async def _what_to_run(self, entry: Entry) -> tuple[Entry, bytes | None]:
+        """The statement, or what an EXECUTE stands for, with its parameters."""
+        if isinstance(entry.plan, UtilityPlan) and entry.plan.kind == "execute":
+            return await utility.bound_execute(self.executor, self, entry.plan)
+        return entry, None
 
     # --- COPY FROM STDIN
 

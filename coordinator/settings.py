@@ -181,12 +181,28 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
 class Settings:
     """The parameters of one session. Names are case-insensitive; `a.b` may be anything."""
 
-    __slots__ = ("_defaults", "_local", "_values")
+    __slots__ = (
+        "_defaults",
+        "_local",
+        "_values",
+        "idle_in_transaction_s",
+        "limited",
+        "lock_timeout_s",
+        "statement_timeout_s",
+    )
 
     def __init__(self) -> None:
         self._defaults: dict[str, str] = {}  # what RESET goes back to, from the start-up packet
         self._values: dict[str, str] = {}
         self._local: dict[str, str | None] = {}  # what to restore at the end of the transaction
+        self._note_limits()
+
+    def _note_limits(self) -> None:
+        """Keeps the time limits of statements at hand, in seconds; 0 is none."""
+        self.statement_timeout_s = int(self.get("statement_timeout")) / 1000
+        self.lock_timeout_s = int(self.get("lock_timeout")) / 1000
+        self.idle_in_transaction_s = int(self.get("idle_in_transaction_session_timeout")) / 1000
+        self.limited = bool(self.statement_timeout_s or self.lock_timeout_s)
 
     def get(self, name: str) -> str:
         """The current value; an unknown name is 42704."""
@@ -225,6 +241,8 @@ class Settings:
         if local and key not in self._local:
             self._local[key] = before
         self._values[key] = checked
+        if parameter.unit_ms:
+            self._note_limits()
         return checked if parameter.reported else None
 
     def start(self, name: str, value: str) -> None:
@@ -241,6 +259,7 @@ class Settings:
         changed = [name for name in self._values if self._values[name] != self.default(name)]
         self._values.clear()
         self._local.clear()
+        self._note_limits()
         return [
             (PARAMETERS[name].name, self.get(name))
             for name in changed
@@ -249,7 +268,9 @@ class Settings:
 
     def end_transaction(self) -> list[tuple[str, str]]:
         """Undoes SET LOCAL; returns the reported parameters that changed."""
-        changed = []
+        changed: list[tuple[str, str]] = []
+        if not self._local:
+            return changed
         for key, before in self._local.items():
             if before is None:
                 self._values.pop(key, None)
@@ -258,6 +279,7 @@ class Settings:
             if key in PARAMETERS and PARAMETERS[key].reported:
                 changed.append((PARAMETERS[key].name, self.get(key)))
         self._local.clear()
+        self._note_limits()
         return changed
 
     def reported(self) -> list[tuple[str, str]]:
@@ -268,11 +290,6 @@ class Settings:
         """Every parameter with its value as SHOW ALL lists them."""
         names = sorted({*PARAMETERS, *self._values})
         return [(PARAMETERS[n].name if n in PARAMETERS else n, self.shown(n)) for n in names]
-
-    @property
-    def statement_timeout_s(self) -> float:
-        """0 is none."""
-        return int(self.get("statement_timeout")) / 1000
 
     def _parameter(self, name: str) -> Parameter:
         found = PARAMETERS.get(name.lower())

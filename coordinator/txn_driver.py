@@ -20,9 +20,10 @@ import pyarrow as pa
 
 from coordinator.catalog import Catalog
 from coordinator.commit import TwoPhaseRun, commit_one, ignore
+from coordinator.gate import TableGate, lock_timed_out
 from coordinator.oracle import OracleService
 from coordinator.plan.plans import RowPlan, ScanStage
-from coordinator.rowcall import Part, RowCall, Txn, as_error
+from coordinator.rowcall import CANCELED, Part, RowCall, Txn, as_error
 from shardb._core.frames import split_by_range
 from shardb.env import Rng
 from shardb.errors import SqlError
@@ -73,6 +74,7 @@ class TxnDriver:
         self.catalog = catalog
         self.oracle = oracle
         self.newest_seen = 0  # the largest timestamp any answer carried: the next request's floor
+        self.gate = TableGate()
         self._rng = rng
         self._name = name
         self._clients: dict[int, Client] = {}
@@ -96,10 +98,15 @@ class TxnDriver:
     ) -> RowCall:
         """Runs a row program; `on_done` is called once, never before this returns.
 
-        The call's `cancel` ends the wait of a statement outside a transaction.
+        The call's `cancel` ends a wait. REQUIRES: the gate does not bar the statement.
         """
         call = RowCall(self, txn, plan, program, params, formats, on_done)
         call.start()
+        if call.writes:
+            if txn is None:
+                self.gate.calls.add(call)
+            elif plan.program.table_id not in txn.tables:
+                self.gate.enter(txn, plan.program.table_id)
         return call
 
     def needs_fallback(self, plan: RowPlan, program: Any, params: bytes) -> bool:
@@ -225,12 +232,13 @@ class TxnDriver:
             raise
         parts = list(txn.parts.values())
         txn.parts = {}
-        if not parts:
-            return
-        if len(parts) == 1:
-            await commit_one(self, txn, parts[0])
-        else:
-            await TwoPhaseRun(self, txn, parts).run()
+        try:
+            if len(parts) == 1:
+                await commit_one(self, txn, parts[0])
+            elif parts:
+                await TwoPhaseRun(self, txn, parts).run()
+        finally:
+            self.gate.left(txn)
 
     async def rollback(self, txn: Txn) -> None:
         """Drops everything; never fails."""
@@ -247,6 +255,7 @@ class TxnDriver:
         for range_id, part in parts.items():
             message = m.Rollback(range_id, txn.txn_id, part.state_id)
             self.client(part.range.primary).call(message, ignore)
+        self.gate.left(txn)
 
     # --- tables
 
@@ -490,21 +499,50 @@ class TxnDriver:
         )
         done: asyncio.Future[m.Message] = self.loop.create_future()
         client.call(message, lambda reply: None if done.done() else done.set_result(reply))
-        reply = await done
+        cancel = m.CancelStatement(item.id, txn.txn_id, txn.statement)
+        cancelled: BaseException | None = None
+        try:
+            reply = await self._unlocked(done, client, cancel, txn.lock_timeout_s)
+        except asyncio.CancelledError as error:
+            cancelled = error
+            client.call(cancel, ignore)
+            reply = await done  # at once, for a wait ends now: what it says may be needed
         if isinstance(reply, m.Written):
             self.joined(txn, item, reply.state_id)
             self.saw(reply.newest_ts)
             txn.floor = max(txn.floor, reply.newest_ts)
+            if cancelled is not None:
+                raise cancelled
             skipped = reply.skipped
             if members is not None:
                 skipped = tuple(members[i] for i in skipped)
             return WriteResult(reply.count, skipped)
         assert isinstance(reply, m.Failure), reply
         txn.entering.pop(item.id, None)
-        if reply is LOST or reply.aborted:
+        lost = reply is LOST or reply.aborted
+        if lost:
             txn.doomed = True
+        if cancelled is not None:
+            raise cancelled
+        if lost:
             raise SqlError("40001", "a shard lost the transaction")
+        if reply.sqlstate == CANCELED:
+            raise lock_timed_out()  # nothing else cancels it while this waits
         raise as_error(failure_error(reply))
+
+    async def _unlocked(
+        self,
+        done: asyncio.Future[m.Message],
+        client: Client,
+        cancel: m.CancelStatement,
+        lock_timeout_s: float,
+    ) -> m.Message:
+        """The answer to a write; time and again what waits for a lock is cancelled."""
+        while lock_timeout_s and not done.done():
+            await asyncio.wait((done,), timeout=lock_timeout_s)
+            if not done.done():
+                client.call(cancel, ignore)
+        return await asyncio.shield(done)
 
     def acknowledged(self, txn_id: bytes, parts: Sequence[Part]) -> None:
         """All participants know a commit durably: they may forget it, told in batches."""

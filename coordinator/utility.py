@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from coordinator.copy_in import copy_from
+from coordinator.ddl.specs import Truncate
+from coordinator.ddl_exec import empty_in_transaction
 from coordinator.executor import Executor, Outcome, complete
 from coordinator.pgwire import messages
 from coordinator.plan.cache import Entry, describe
@@ -60,6 +62,9 @@ async def run(executor: Executor, session: Conversation, plan: UtilityPlan) -> O
     if kind in _DDL:
         if session.read_only:
             raise SqlError("25006", f"cannot execute {plan.tag} in a read-only transaction")
+        if isinstance(plan.args[0], Truncate) and (session.status == b"T" or session.txn):
+            await empty_in_transaction(session, plan.args[0])
+            return Outcome(None, complete(plan.tag))
         return Outcome(None, complete(await executor.ddl.run(session, plan)))
     raise unsupported(plan.tag or kind)
 

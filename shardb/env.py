@@ -8,12 +8,14 @@ what a disk promises: what was written is durable after `sync`, a created or ren
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from shardb._core.syncer import Syncer
+from shardb._core.zerofile import ZeroFile
 
 
 class Clock(Protocol):
@@ -41,12 +43,12 @@ class SyncFailed(OSError):
 
 
 class AppendFile(Protocol):
-    """An open file that is written at its end, by one thread."""
+    """An open file that is written on and on from some offset, by one thread."""
 
     def append_durably(
         self, parts: Sequence[bytes], done: Callable[[OSError | None], None]
     ) -> None:
-        """Writes `parts` at the end and syncs, in the background; REQUIRES: nothing under way.
+        """Writes `parts` after the last and syncs, in the background; REQUIRES: nothing under way.
 
         `done` is called later on this thread: with None when all is durable, SyncFailed, or another
         OSError, after which any part of it may have been written.
@@ -70,6 +72,18 @@ class AppendFile(Protocol):
         ...
 
 
+class MakingFile(Protocol):
+    """A file that is being made in the background."""
+
+    def cancel(self) -> None:
+        """Makes it end soon: with ECANCELED, unless it has ended already."""
+        ...
+
+    def wait(self) -> None:
+        """Waits for its end, calling its `done`."""
+        ...
+
+
 class Files(Protocol):
     """A file system, paths as strings."""
 
@@ -83,21 +97,52 @@ class Files(Protocol):
 
     def exists(self, path: str) -> bool: ...
 
-    def read(self, path: str) -> bytes: ...
+    def read(self, path: str, size_bytes: int = -1) -> bytes:
+        """The file's first `size_bytes`, or all of it."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """Removes the file durably."""
+        ...
 
     def write_new(self, path: str, data: bytes) -> None:
         """Creates or replaces the file in one durable step: all of `data` or the old state."""
         ...
 
-    def open_append(self, path: str) -> AppendFile: ...
+    def make_zeroed(
+        self, path: str, head: bytes, size_bytes: int, done: Callable[[OSError | None], None]
+    ) -> MakingFile:
+        """Starts making a file of `head` and then written zeros, in one durable step as above.
+
+        `done` is called later on this thread; after an error, nothing of the file is left.
+        """
+        ...
+
+    def open_append(self, path: str, offset: int) -> AppendFile:
+        """Opens or creates the file; the first append goes to `offset`."""
+        ...
 
     def lock(self, path: str) -> Lock | None:
         """Takes the file's exclusive lock until closed or the process ends; None if it is held."""
         ...
 
+    def call_later(self, delay_ms: int, call: Callable[[], None]) -> None:
+        """Runs `call` later on this thread: for writes that are in no hurry."""
+        ...
+
 
 class Lock(Protocol):
     def close(self) -> None: ...
+
+
+def calm_garbage_collector() -> None:
+    """Has a server's cycle collector pass over what it started with, and run rarely.
+
+    Statements make no cycles: the default of one run per 700 new objects only costs time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 50)
 
 
 class SystemClock:
@@ -125,16 +170,19 @@ class ReaderLoop(Protocol):
 
     def remove_reader(self, fd: int, /) -> object: ...
 
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> object: ...
 
+
+NEW_SUFFIX = ".new"  # of a file's name until it is whole
 JOIN_MAX_BYTES = 256 * 1024  # many small parts are copied together up to this
 
 
 class SystemAppendFile:
-    """A file descriptor, the offset of its end, and a thread in C for the background."""
+    """A file descriptor, the offset to go on at, and a thread in C for the background."""
 
-    def __init__(self, path: str, loop: ReaderLoop) -> None:
+    def __init__(self, path: str, offset: int, loop: ReaderLoop) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._end = os.fstat(self._fd).st_size
+        self._end = offset
         self._syncer = Syncer()
         self._loop = loop
         self._under_way: tuple[int, Callable[[OSError | None], None]] | None = None
@@ -183,6 +231,38 @@ class SystemAppendFile:
         os.close(self._fd)
 
 
+class SystemMakingFile:
+    """A thread in C that makes the file."""
+
+    def __init__(
+        self,
+        path: str,
+        head: bytes,
+        size_bytes: int,
+        done: Callable[[OSError | None], None],
+        loop: ReaderLoop,
+    ) -> None:
+        temporary = path + NEW_SUFFIX
+        self._file = ZeroFile(os.fsencode(path), os.fsencode(temporary), head, size_bytes)
+        self._done: Callable[[OSError | None], None] | None = done
+        self._loop = loop
+        loop.add_reader(self._file.fileno(), self._ready)
+
+    def cancel(self) -> None:
+        self._file.cancel()
+
+    def wait(self) -> None:
+        self._ready(wait=True)
+
+    def _ready(self, wait: bool = False) -> None:
+        error = self._file.take(wait)
+        if error is None or self._done is None:
+            return
+        done, self._done = self._done, None
+        self._loop.remove_reader(self._file.fileno())
+        done(OSError(error, os.strerror(error)) if error else None)
+
+
 class SystemLock:
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -206,18 +286,25 @@ class SystemFiles:
         os.makedirs(path, mode=0o700, exist_ok=True)
         self._sync_directory(parent)
 
+    def call_later(self, delay_ms: int, call: Callable[[], None]) -> None:
+        self._loop.call_later(delay_ms / 1000, call)
+
     def names(self, path: str) -> list[str]:
         return os.listdir(path)
 
     def exists(self, path: str) -> bool:
         return os.path.exists(path)
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, size_bytes: int = -1) -> bytes:
         with open(path, "rb") as file:
-            return file.read()
+            return file.read(size_bytes)
+
+    def remove(self, path: str) -> None:
+        os.unlink(path)
+        self._sync_directory(os.path.dirname(path))
 
     def write_new(self, path: str, data: bytes) -> None:
-        temporary = path + ".new"
+        temporary = path + NEW_SUFFIX
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             rest = memoryview(data)
@@ -229,8 +316,13 @@ class SystemFiles:
         os.rename(temporary, path)
         self._sync_directory(os.path.dirname(path))
 
-    def open_append(self, path: str) -> AppendFile:
-        return SystemAppendFile(path, self._loop)
+    def make_zeroed(
+        self, path: str, head: bytes, size_bytes: int, done: Callable[[OSError | None], None]
+    ) -> MakingFile:
+        return SystemMakingFile(path, head, size_bytes, done, self._loop)
+
+    def open_append(self, path: str, offset: int) -> AppendFile:
+        return SystemAppendFile(path, offset, self._loop)
 
     def lock(self, path: str) -> Lock | None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

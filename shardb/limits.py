@@ -36,12 +36,18 @@ TXN_STATEMENTS_MAX: Final = 10_000_000
 LOCK_WAITERS_MAX: Final = 10_000  # per row
 ORACLE_BLOCK_MS: Final = 3_000  # how far ahead the oracle's bound is persisted
 PREPARED_SILENCE_MS: Final = 1_000  # before a participant starts recovery of a prepared transaction
+SCHEMA_CHANGE_WAIT_MS: Final = 60_000  # of a statement for the end of a schema change
+WRITERS_DRAIN_MS: Final = 10_000  # of a schema change for the end of transactions in its way
 IDLE_TXN_EXPIRY_MS: Final = 60_000  # unprepared state whose coordinator is gone
 
 # --- storage
 LOG_RECORD_MAX_BYTES: Final = 2 * GIB - 1
 LOG_FILE_TARGET_BYTES: Final = 256 * MIB
 LOG_BATCH_MAX_BYTES: Final = 64 * MIB
+LOG_LAZY_MAX_MS: Final = 20  # how long a record in no hurry waits for one that is
+LOG_ZEROED_FIRST_BYTES: Final = 1 * MIB  # zeros in the first log file; each next has twice as many
+LOG_ZEROED_MAX_BYTES: Final = 32 * MIB  # zeros in any log file
+LOG_ZEROED_BATCH_MAX_BYTES: Final = 512 * KIB  # longer batches gain nothing from zeros
 KEY_MAX_BYTES: Final = 8 * KIB
 ROW_MAX_BYTES: Final = 64 * MIB
 SCAN_BATCH_ROWS: Final = 64 * KIB
@@ -53,4 +59,6 @@ NUMERIC_UNCONSTRAINED_SCALE: Final = 16  # digits after the point of a numeric w
 assert RPC_CHUNK_BYTES * RPC_STREAM_CREDIT_CHUNKS < RPC_MESSAGE_MAX_BYTES
 assert ROW_MAX_BYTES < CLIENT_MESSAGE_MAX_BYTES < RPC_MESSAGE_MAX_BYTES
 assert KEY_MAX_BYTES < ROW_MAX_BYTES < LOG_RECORD_MAX_BYTES
+assert LOG_ZEROED_BATCH_MAX_BYTES <= LOG_ZEROED_FIRST_BYTES // 2
+assert LOG_ZEROED_FIRST_BYTES <= LOG_ZEROED_MAX_BYTES <= LOG_FILE_TARGET_BYTES
 assert STATEMENT_MAX_BYTES <= CLIENT_MESSAGE_MAX_BYTES

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Final
 
+from coordinator.ddl.specs import CopyFrom
 from coordinator.pgwire import messages
 from coordinator.plan.plans import OutColumn, Plan, RowPlan, UtilityPlan, WritePlan
 from coordinator.sql.arrays import binary_array_text
@@ -59,6 +60,7 @@ class Entry:
         "tag_head",
         "tag_tail",
         "width",
+        "writes",
     )
 
     def __init__(self, compiled: CompiledStatement, version: int, program: Any) -> None:
@@ -74,6 +76,7 @@ class Entry:
         self.extras: tuple[str, ...] = _extras_of(compiled.plan)
         self.fallback = compiled.plan.fallback if isinstance(compiled.plan, RowPlan) else None
         self.reads_only = _reads_only(compiled.plan)
+        self.writes = _written(compiled.plan)
         if program is not None:
             self.layout = program.param_layout
         else:
@@ -144,25 +147,19 @@ class PlanCache:
         self._make_program = make_program
         self._exact: OrderedDict[tuple[bytes, tuple[int, ...]], Entry] = OrderedDict()
         self._lifted: OrderedDict[tuple[bytes, bytes], Entry | None] = OrderedDict()
-        self._frozen = 0
         self._programs: OrderedDict[ProgramSpec, Any] = OrderedDict()
         self.compiler = compiler
         self.version = compiler.catalog.version
 
     def use(self, compiler: Compiler) -> None:
-        """Takes a new catalog snapshot; older plans are not used again."""
+        """Takes a new catalog snapshot; plans of another version are not used again."""
         self.compiler = compiler
-        self.version = -1 if self._frozen else compiler.catalog.version
+        if compiler.catalog.version == self.version:
+            return  # only nodes came or went
+        self.version = compiler.catalog.version
         self._exact.clear()
         self._lifted.clear()
         self._programs.clear()
-
-    def freeze(self, table_id: int) -> None:
-        """Refuses statements that write this table (0: none) while it is rewritten."""
-        self._frozen = table_id
-        self._exact.clear()
-        self._lifted.clear()
-        self.version = -1 if table_id else self.compiler.catalog.version
 
     def __len__(self) -> int:
         return len(self._exact) + len(self._lifted)
@@ -237,9 +234,6 @@ class PlanCache:
 
     def _entry(self, compiled: CompiledStatement) -> Entry:
         program = None
-        if self._frozen and _written(compiled.plan) == self._frozen:
-            name = self.compiler.catalog.table(self._frozen).name
-            raise SqlError("55006", f'table "{name}" is being rewritten')
         if isinstance(compiled.plan, RowPlan):
             spec = compiled.plan.program
             program = self._make_program(spec, self.compiler.catalog.table(spec.table_id))
@@ -290,4 +284,8 @@ def _written(plan: Plan) -> int:
     """The id of the table that a plan writes or locks, 0 if it does not."""
     if isinstance(plan, WritePlan):
         return plan.table_id
+    if isinstance(plan, UtilityPlan) and plan.kind == "copy_from":
+        spec = plan.args[0]
+        assert isinstance(spec, CopyFrom), spec
+        return spec.table_id
     return plan.program.table_id if isinstance(plan, RowPlan) and not _reads_only(plan) else 0

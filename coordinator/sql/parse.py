@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar, Final
 
 import sqlglot
-from sqlglot import exp
+from sqlglot import TokenType, exp
 from sqlglot.dialects.postgres import Postgres
 from sqlglot.errors import ErrorLevel, ParseError, TokenError
-from sqlglot.tokens import TokenType
 
 from coordinator.sql.lexer import Token, syntax_error, tokenize
 from shardb.errors import SqlError

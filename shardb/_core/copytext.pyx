@@ -18,9 +18,10 @@ from shardb._core.buffer cimport (
     Arena, Buf, arena_alloc, arena_free, arena_init, arena_reset, buf_bytes, buf_free, buf_init,
     core_fail, raise_core,
 )
+from shardb._core.copyescape cimport unescape_text, unquote_csv
 from shardb._core.coreerror import CoreError
 from shardb._core.datum cimport (
-    Datum, T_INT8, datum_from_text, datum_init, type_is_text, utf8_check,
+    Datum, T_INT8, datum_from_text, datum_init, datum_to_text, type_is_text, utf8_check,
 )
 from shardb._core.rowcodec cimport Layout, RowLayout, row_append, row_fit, row_get
 
@@ -30,6 +31,7 @@ cdef enum:
     END_OF_DATA = 2
     FAILED = -1
     CONTEXT_MAX_BYTES = 100
+    FAILING_VALUE_MAX_BYTES = 64  # as in PostgreSQL's ExecBuildSlotValueDescription
 
 # A field: where its bytes are; `null` if it is NULL.
 ctypedef struct Field:
@@ -257,9 +259,6 @@ cdef class CopyReader:
                 value = &self.values[at]
                 if field.null:
                     value.null = 1
-                    if self.flags[at] & 1:
-                        self.bad_column = at
-                        return core_fail("23502", "null value")
                     continue
                 datum_init(value, layout.column[at].type)
                 if (type_is_text(layout.column[at].type)
@@ -330,7 +329,8 @@ cdef class CopyReader:
             c = at[0]
             if c == delimiter:
                 if n < self.width:
-                    self._text_field(n, field, at, escaped)
+                    if self._text_field(n, field, at, escaped) < 0:
+                        return FAILED
                 n += 1
                 at += 1
                 field = at
@@ -368,7 +368,8 @@ cdef class CopyReader:
             self.start = following - self.data
             return END_OF_DATA
         if n < self.width:
-            self._text_field(n, field, stop, escaped)
+            if self._text_field(n, field, stop, escaped) < 0:
+                return FAILED
         n += 1
         if self.width == 0 and stop == begin:
             n = 0
@@ -376,67 +377,28 @@ cdef class CopyReader:
         self.record_fields = n
         return self._consume(begin, stop, following)
 
-    cdef void _text_field(
+    cdef int _text_field(
         self, Py_ssize_t n, const char* begin, const char* stop, bint escaped
     ) noexcept nogil:
         cdef Field* field = &self.fields[n]
         cdef Py_ssize_t length = stop - begin
         cdef char* out
         cdef char* to
-        cdef char c
-        cdef int digits, value
         field.null = False
         if length == self.null_len and memcmp(begin, self.null_p, length) == 0:
             field.null = True
-            return
+            return 0
         field.p = begin
         field.len = length
         if not escaped:
-            return
+            return 0
         out = arena_alloc(&self.arena, length + 1)
         if out == NULL:
-            return
-        to = out
-        while begin < stop:
-            c = begin[0]
-            begin += 1
-            if c != 0x5C or begin == stop:
-                to[0] = c
-                to += 1
-                continue
-            c = begin[0]
-            begin += 1
-            if 0x30 <= c <= 0x37:
-                value = c - 0x30
-                digits = 1
-                while digits < 3 and begin < stop and 0x30 <= begin[0] <= 0x37:
-                    value = value * 8 + (begin[0] - 0x30)
-                    begin += 1
-                    digits += 1
-                c = <char> (value & 0xFF)
-            elif c == 0x78 and begin < stop and _hex(begin[0]) >= 0:
-                value = _hex(begin[0])
-                begin += 1
-                if begin < stop and _hex(begin[0]) >= 0:
-                    value = value * 16 + _hex(begin[0])
-                    begin += 1
-                c = <char> (value & 0xFF)
-            elif c == 0x62:
-                c = 0x08
-            elif c == 0x66:
-                c = 0x0C
-            elif c == 0x6E:
-                c = 0x0A
-            elif c == 0x72:
-                c = 0x0D
-            elif c == 0x74:
-                c = 0x09
-            elif c == 0x76:
-                c = 0x0B
-            to[0] = c
-            to += 1
+            return core_fail("53200", "out of memory")
+        to = unescape_text(begin, stop, out)
         field.p = out
         field.len = to - out
+        return 0
 
     cdef int _split_csv(self, bint final) noexcept nogil:
         cdef const char* begin = self.data + self.start
@@ -491,7 +453,8 @@ cdef class CopyReader:
                     at += 1
             elif c == delimiter:
                 if n < self.width:
-                    self._csv_field(n, field, at, quoted)
+                    if self._csv_field(n, field, at, quoted) < 0:
+                        return FAILED
                 n += 1
                 at += 1
                 field = at
@@ -522,13 +485,14 @@ cdef class CopyReader:
             self.start = following - self.data
             return END_OF_DATA
         if n < self.width:
-            self._csv_field(n, field, stop, quoted)
+            if self._csv_field(n, field, stop, quoted) < 0:
+                return FAILED
         n += 1
         self.line += extra
         self.record_fields = n
         return self._consume(begin, stop, following)
 
-    cdef void _csv_field(
+    cdef int _csv_field(
         self, Py_ssize_t n, const char* begin, const char* stop, bint quoted
     ) noexcept nogil:
         cdef Field* field = &self.fields[n]
@@ -536,39 +500,20 @@ cdef class CopyReader:
         cdef char flags = self.flags[self.target[n]]
         cdef char* out
         cdef char* to
-        cdef bint inside = False
-        cdef char c
         field.null = False
         field.p = begin
         field.len = length
         if quoted:
             out = arena_alloc(&self.arena, length + 1)
             if out == NULL:
-                return
-            to = out
-            while begin < stop:
-                c = begin[0]
-                begin += 1
-                if inside:
-                    if (c == self.escape and begin < stop
-                            and (begin[0] == self.quote or begin[0] == self.escape)):
-                        to[0] = begin[0]
-                        to += 1
-                        begin += 1
-                        continue
-                    if c == self.quote:
-                        inside = False
-                        continue
-                elif c == self.quote:
-                    inside = True
-                    continue
-                to[0] = c
-                to += 1
+                return core_fail("53200", "out of memory")
+            to = unquote_csv(begin, stop, self.quote, self.escape, out)
             field.p = out
             field.len = to - out
         if (not quoted and not flags & 4) or flags & 2:
             if field.len == self.null_len and memcmp(field.p, self.null_p, field.len) == 0:
                 field.null = True
+        return 0
 
     # --- errors
 
@@ -591,6 +536,32 @@ cdef class CopyReader:
         error.where = self._where()
         return error
 
+    cdef str _failing_row(self):
+        """The values of the record at hand as PostgreSQL shows them, without a hidden key."""
+        cdef Py_ssize_t i
+        cdef Buf out
+        cdef bytes text
+        cdef list shown = []
+        buf_init(&out)
+        try:
+            for i in range(self.layout.c.columns):
+                if i == self.rowid:
+                    continue
+                if self.values[i].null:
+                    shown.append("null")
+                    continue
+                out.len = 0
+                if datum_to_text(&self.values[i], self.layout.c.column[i].typmod, &out) != 0:
+                    raise_core()
+                text = buf_bytes(&out)
+                if len(text) > FAILING_VALUE_MAX_BYTES:
+                    shown.append(text[:FAILING_VALUE_MAX_BYTES].decode("utf-8", "ignore") + "...")
+                else:
+                    shown.append(text.decode("utf-8", "replace"))
+        finally:
+            buf_free(&out)
+        return f"Failing row contains ({', '.join(shown)})."
+
     cdef object _raise(self):
         cdef Py_ssize_t i
         try:
@@ -603,15 +574,6 @@ cdef class CopyReader:
                 raise self._error(
                     "23502",
                     f'null value in column "{self.names[self.bad_column]}" of relation '
-                    f'"{self.table}" violates not-null constraint') from None
+                    f'"{self.table}" violates not-null constraint',
+                    self._failing_row()) from None
             raise self._error(error.sqlstate, error.message, error.detail) from None
-
-
-cdef inline int _hex(char c) noexcept nogil:
-    if 0x30 <= c <= 0x39:
-        return c - 0x30
-    if 0x61 <= c <= 0x66:
-        return c - 0x57
-    if 0x41 <= c <= 0x46:
-        return c - 0x37
-    return -1

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from shardb.engine.errors import translate
 from shardb.engine.macros import MACROS
+from shardb.errors import SqlError
 from shardb.limits import MIB
 
 MEMORY_LIMIT_BYTES: Final = 1024 * MIB
@@ -76,6 +77,10 @@ class FragmentEngine:
         self._idle: list[duckdb.DuckDBPyConnection] = []
         self._closed = False
 
+    def cancellation(self) -> Cancellation:
+        """What may stop one run."""
+        return Cancellation()
+
     def run(
         self,
         sql: str,
@@ -92,6 +97,9 @@ class FragmentEngine:
         try:
             if cancellation is not None:
                 cancellation.attach(connection)
+                if cancellation.cancelled:
+                    healthy = True
+                    raise SqlError("57014", "canceling statement due to user request")
             for name, table in tables.items():
                 connection.register(name, table)
             bound = _used_params(sql, params)

@@ -14,6 +14,7 @@ import uvloop
 
 from shardb import __name__ as package
 from shardb.engine.fragments import FragmentEngine
+from shardb.env import calm_garbage_collector
 from shardb.errors import SqlError
 from shardb.meta import schema
 from shardb.meta.descriptors import Node
@@ -55,6 +56,7 @@ async def serve(node_id: int, data: str, address: str, meta: str) -> None:
     registration = Registration(store, [(schema.key_of(Node, node_id), schema.encode(descriptor))])
     await registration.start()
     learning = loop.create_task(learn_nodes())
+    calm_garbage_collector()
     await stopping.wait()
     learning.cancel()
     await server.stop()

@@ -320,7 +320,8 @@ class ShardNode:
         range_id = getattr(message, "range_id", 0)
         local = self.ranges.get(range_id)
         if local is None:
-            reply(m.Ack() if isinstance(message, m.DropTable | m.Forget) else NOT_HERE)
+            harmless = isinstance(message, m.DropTable | m.Forget | m.CancelStatement)
+            reply(m.Ack() if harmless else NOT_HERE)
             return
         participant = local.participant
         if isinstance(message, m.Write):
@@ -336,6 +337,9 @@ class ShardNode:
             participant.prepare(message, reply)
         elif isinstance(message, m.Rollback):
             reply(participant.rollback(message))
+        elif isinstance(message, m.CancelStatement):
+            participant.cancel(message)
+            reply(m.Ack())
         elif isinstance(message, m.Forget):
             participant.forget(message.txn_ids)
             reply(m.Ack())

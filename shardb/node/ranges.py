@@ -15,6 +15,7 @@ from shardb.env import Rng
 from shardb.meta.descriptors import Range, Table
 from shardb.storage.engine import Engine
 from shardb.storage.tablet import Tablet
+from shardb.txn import records
 from shardb.txn.locks import LockTable
 from shardb.txn.participant import Done, Participant
 from shardb.txn.records import Section
@@ -90,7 +91,9 @@ class LocalRange:
     # --- the participant's host
 
     def persist(self, kind: int, payload: bytes, done: Done) -> None:
-        self._engine.append(self.id, kind, payload, done, self.epoch)
+        # Nobody waits for the record of an outcome that every participant can find out.
+        lazy = kind == records.DECIDE
+        self._engine.append(self.id, kind, payload, done, self.epoch, lazy)
 
     def apply(self, table_id: int, overlay: Mapping[bytes, bytes | None], commit_ts: int) -> None:
         tablet = self.tablets.get(table_id)

@@ -23,7 +23,7 @@ from shardb.node.ranges import LocalRange
 from shardb.program import ProgramSpec
 from shardb.rpc import messages as m
 from shardb.rpc.transport import error_failure
-from shardb.txn.locks import LockTable
+from shardb.txn.locks import LockTable, Waiter
 from shardb.txn.participant import Participant
 from shardb.txn.state import ACTIVE, DONE, Bulk, State
 
@@ -66,6 +66,7 @@ class Statement:
         self.fresh = False
         self.over = False
         self.work: Waits | None = None
+        self.waiter: Waiter | None = None
 
     def start(self, owner: object, work: Callable[[State], Waits]) -> None:
         """Enters the transaction and runs as far as possible without waiting."""
@@ -88,6 +89,7 @@ class Statement:
         self.fresh = not state.statements
         self.state = state
         state.abandon = self._abandon
+        state.cancel = self._cancel
         self.work = work(state)
         self.resume()
 
@@ -113,6 +115,17 @@ class Statement:
             self.over = True
             self.reply(m.Failure("57014", "canceling statement due to user request", aborted=True))
 
+    def _cancel(self, statement: int) -> None:
+        """Ends the wait for a lock or an outcome; there is no other way to be half done."""
+        if self.over or self.work is None or statement != self.txn.statement:
+            return
+        self.work.close()
+        waiter, self.waiter = self.waiter, None
+        grants = [] if waiter is None else self.locks.cancel(waiter)
+        self.fail(SqlError("57014", "canceling statement due to user request"))
+        for granted in grants:
+            granted()
+
     def fail(self, error: BaseException) -> None:
         """Ends with an error: the statement's writes are taken back, its locks stay."""
         self.over = True
@@ -120,7 +133,7 @@ class Statement:
         assert state is not None
         dropped = self.commit or self.fresh
         if state.phase == ACTIVE:
-            state.abandon = None
+            state.abandon = state.cancel = None
             if dropped:
                 self.participant.drop(state)
             else:
@@ -132,7 +145,7 @@ class Statement:
         self.over = True
         state = self.state
         assert state is not None
-        state.abandon = None
+        state.abandon = state.cancel = None
         state.statements.add(self.txn.statement)
         if not self.commit:
             state.last_statement = self.txn.statement
@@ -175,7 +188,7 @@ class Statement:
             if blocker is not None:
                 blocker.waiters.append(self.resume)
             else:
-                self.locks.wait(state, lock_key, exclusive, self.resume)
+                self.waiter = self.locks.wait(state, lock_key, exclusive, self.resume)
             yield
 
     def _bulk_holder(self, state: State, table_id: int, key: bytes) -> State | None:

@@ -35,6 +35,7 @@ Request = (
     | m.Prepare
     | m.Decide
     | m.Rollback
+    | m.CancelStatement
     | m.QueryOutcome
     | m.InstallTable
     | m.DropTable

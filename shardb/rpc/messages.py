@@ -233,6 +233,14 @@ class Rollback(Message, frozen=True, tag=True):
     statement: int = 0
 
 
+class CancelStatement(Message, frozen=True, tag=True):
+    """Ends a statement's wait for a lock: it fails with 57014. One that does not wait goes on."""
+
+    range_id: int
+    txn_id: bytes
+    statement: int
+
+
 class QueryOutcome(Message, frozen=True, tag=True):
     """What became of a transaction here? With `record`, no trace makes a durable abort."""
 

@@ -73,11 +73,17 @@ class Engine:
         replay(self, record)
 
     def append(
-        self, range_id: int, kind: int, payload: bytes, on_durable: OnDurable, epoch: int = 1
+        self,
+        range_id: int,
+        kind: int,
+        payload: bytes,
+        on_durable: OnDurable,
+        epoch: int = 1,
+        lazy: bool = False,
     ) -> int:
         """Queues a log record of a range and returns its index; see `Log.append`."""
         index = self._indexes.get(range_id, 0) + 1
-        self._log.append(range_id, epoch, index, kind, payload, on_durable)
+        self._log.append(range_id, epoch, index, kind, payload, on_durable, lazy)
         self._indexes[range_id] = index
         return index
 

@@ -1,11 +1,13 @@
 """The log: one append-only file sequence a process, shared by its ranges (docs/formats/log.md).
 
 Group commit: all that is waiting is written at once and synced in the background (by a thread of
-`env.Files`); meanwhile the next batch gathers.
+`env.Files`); meanwhile the next batch gathers. A sync is cheapest when neither the file's size nor
+its extents change, so files are made of written zeros ahead of need, and records overwrite them.
 
 Invariants: one batch is in flight at a time, and each batch begins with a marker record that names
 its own offset, so a valid marker proves that everything before it was durable. Callbacks run in the
-order of the appends. After a failed sync nothing is ever acknowledged again.
+order of the appends. After a failed sync nothing is ever acknowledged again. Nothing ever waits for
+zeros: where there are none yet, the file grows.
 
 It must not look into payloads, and knows nothing of tables.
 """
@@ -21,17 +23,18 @@ import msgspec
 
 from shardb import limits
 from shardb._core.crc32c import crc32c
-from shardb.env import AppendFile, Files, Rng, SyncFailed
+from shardb.env import NEW_SUFFIX, AppendFile, Files, MakingFile, Rng, SyncFailed
 from shardb.errors import StorageError
 
 MAGIC: Final = b"SHRDBLOG"
-VERSION: Final = 1
+VERSION: Final = 2
 FILE_HEADER: Final = struct.Struct("<8sIQQ8s")  # magic, version, number, previous size, token
 FILE_HEADER_BYTES: Final = FILE_HEADER.size + 4  # and its CRC32C
 PREFIX: Final = struct.Struct("<II")  # length of what follows the CRC, CRC32C of it
 RECORD: Final = struct.Struct("<QIQB")  # range, epoch, index, kind
 RECORD_HEADER_BYTES: Final = PREFIX.size + RECORD.size
 TOKEN_BYTES: Final = 8
+NOT_BEGUN: Final = (1 << 64) - 1  # the previous size in a file that is only made ahead
 KIND_BATCH: Final = 0  # the marker; all other kinds belong to the users of the log
 FILE_SUFFIX: Final = ".log"
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -49,6 +52,12 @@ class LogRecord(msgspec.Struct, frozen=True, gc=False):
     payload: bytes
 
 
+class _NextFile(NamedTuple):
+    number: int
+    token: bytes
+    size_bytes: int
+
+
 class _Waiting(NamedTuple):
     head: bytes
     payload: bytes
@@ -62,7 +71,7 @@ def encode_head(range_id: int, epoch: int, index: int, kind: int, payload: bytes
 
 
 def encode_file_header(number: int, previous_size: int, token: bytes) -> bytes:
-    """The first bytes of a file. `previous_size` is the length of the file before it, 0 if none."""
+    """The first bytes of a file. `previous_size` is where the file before it ends, 0 if none."""
     header = FILE_HEADER.pack(MAGIC, VERSION, number, previous_size, token)
     return header + crc32c(header).to_bytes(4, "little")
 
@@ -86,14 +95,27 @@ class Log:
         self._rng = rng
         self._on_fatal = on_fatal
         self._file_target_bytes = file_target_bytes
-        # The file at the end of the sequence and its durable size.
+        # The file that is written: what is durable ends at `_end`, and zeros follow up to `_size`.
         self._number = 0
         self._token = b""
         self._end = 0
+        self._size = 0
         self._file: AppendFile | None = None
+        # The next file: being made, made, being begun. It is due once this one ends past `_due_at`.
+        self._making: MakingFile | None = None
+        self._next: _NextFile | None = None
+        self._beginning: AppendFile | None = None
+        self._due_at = 0
         self._pending: list[_Waiting] = []
-        self._in_flight: list[_Waiting] | None = None
+        self._in_flight: list[_Waiting] = []
         self._in_flight_bytes = 0
+        # A batch or the next file's header is under way, or a batch waits for `_making` to end.
+        self._busy = False
+        self._again = False
+        # Some of `_pending` is in a hurry; the rest goes with it, or when the timer ends.
+        self._hurry = False
+        self._starting = False
+        self._timer = False
         self._dead = False
         self._closing = False
         self.batches = 0
@@ -107,9 +129,11 @@ class Log:
         kind: int,
         payload: bytes,
         on_durable: OnDurable,
+        lazy: bool = False,
     ) -> None:
         """Queues a record; `on_durable(None)` follows when it is on disk, else its StorageError.
 
+        A `lazy` one waits up to LOG_LAZY_MAX_MS for others, so that it costs no sync of its own.
         When a write fails, all records queued until the error is told fail with it, so that
         none becomes durable after one that it was built upon did not.
         """
@@ -118,28 +142,64 @@ class Log:
             raise StorageError("54000", f"log record of {len(payload)} bytes is too long")
         head = encode_head(range_id, epoch, index, kind, payload)
         self._pending.append(_Waiting(head, payload, on_durable))
-        if self._in_flight is None and not self._dead:
-            self._start(self._file)
+        if not lazy:
+            self._hurry = True
+        if not self._busy and not self._dead and not self._starting:
+            if self._hurry:
+                # Not now but with the end of this turn, so that all of a turn is one batch.
+                self._starting = True
+                self._files.call_later(0, self._turn_ended)
+            else:
+                self._start_if_due()
 
     def close(self) -> None:
         """Writes what is waiting and a last marker, tells the callbacks, and closes the files."""
-        file = self._file
-        if self._closing or file is None:
+        if self._closing or self._file is None:
             return
-        while self._in_flight is not None and not self._dead:
-            file.wait()
-            assert self._file is not None
-            file = self._file
+        while (self._busy or self._pending) and not self._dead:
+            if not self._busy:
+                self._start()
+            under_way = self._making if self._again else self._beginning or self._file
+            assert under_way is not None
+            under_way.wait()
         self._closing = True
-        if not self._dead:
+        if self._making is not None:
+            self._making.cancel()
+            self._making.wait()
+        if self._dead:
+            (self._beginning or self._file).wait()
+        else:
             # So that even damage to the last batch is seen after a clean stop.
-            file.append_durably(self._marker(), self._finish)
-            file.wait()
-        file.close()
+            self._file.append_durably(self._marker(), self._finish)
+            self._file.wait()
+        self._file.close()
         self._file = None
 
-    def _start(self, file: AppendFile) -> None:
-        """Sends the next batch off: what waits, up to LOG_BATCH_MAX_BYTES or one record."""
+    def _start_if_due(self) -> None:
+        """Starts what is in a hurry; has the rest wait for company."""
+        if self._hurry:
+            self._start()
+        elif self._pending and not self._timer:
+            self._timer = True
+            self._files.call_later(limits.LOG_LAZY_MAX_MS, self._waited)
+
+    def _turn_ended(self) -> None:
+        self._starting = False
+        if not self._busy and not self._dead and not self._closing:
+            self._start_if_due()
+
+    def _waited(self) -> None:
+        self._timer = False
+        if self._pending and not self._busy and not self._dead and not self._closing:
+            self._start()
+
+    def _start(self) -> None:
+        """Sends the next batch off: what waits, up to LOG_BATCH_MAX_BYTES or one record.
+
+        Or begins the next file first, if this one's zeros are used up.
+        """
+        assert self._file is not None and not self._busy
+        self._busy = True
         parts = self._marker()
         size = sum(map(len, parts))
         count = 0
@@ -151,43 +211,68 @@ class Log:
             size += more
             parts.append(waiting.head)
             parts.append(waiting.payload)
+        if self._next is not None:
+            needed = min(size, limits.LOG_ZEROED_BATCH_MAX_BYTES)
+            if self._end + needed > self._size:
+                self._begin_next(self._next)
+                return
         self._in_flight = self._pending[:count]
         self._in_flight_bytes = size
         del self._pending[:count]
-        file.append_durably(parts, self._finished)
+        self._hurry = self._hurry and bool(self._pending)
+        self._file.append_durably(parts, self._finished)
 
     def _finished(self, error: OSError | None) -> None:
         """The batch in flight is durable, or it failed."""
-        batch, file = self._in_flight, self._file
-        assert batch is not None and file is not None
+        if self._dead:
+            return
+        batch = self._in_flight
         if isinstance(error, SyncFailed):
             # The kernel may have dropped the dirty pages: a second sync would lie.
             self._die("sync the log", error)
             return
         if error is not None:
-            self._fail(file, batch, error)
+            self._fail(error)
             return
         self._end += self._in_flight_bytes
+        self._size = max(self._size, self._end)
         self.batches += 1
         self.records += len(batch)
-        self._in_flight = None
-        if self._end >= self._file_target_bytes:
-            file = self._next_file_if_room(file)
-        if self._pending and not self._dead:
-            self._start(file)
+        self._in_flight = []
+        self._busy = False
+        small = self._in_flight_bytes <= limits.LOG_ZEROED_BATCH_MAX_BYTES
+        if small or self._end >= self._file_target_bytes:
+            self._make_next_if_due()
+        if not self._dead:
+            self._start_if_due()
         for waiting in batch:
             waiting.on_durable(None)
 
-    def _fail(self, file: AppendFile, batch: list[_Waiting], error: OSError) -> None:
+    def _fail(self, error: OSError) -> None:
         """Takes back what a failed write left, and tells all that counted on it."""
+        assert self._file is not None
         try:
-            file.truncate(self._end)
+            self._file.truncate(self._end)
+            # Else a record told as failed might be there after a power failure.
+            self._file.sync()
         except OSError as again:
             self._die("truncate the log", again)
             return
-        lost = batch + self._pending
+        self._size = self._end
+        lost = self._in_flight + self._pending
+        self._in_flight = []
+        if error.errno in NO_ROOM and (self._making is not None or self._next is not None):
+            # The room may have gone into the next file.
+            self._pending = lost
+            if self._making is None:
+                self._busy = False
+                self._start()
+            else:
+                self._again = True
+                self._making.cancel()
+            return
         self._pending = []
-        self._in_flight = None
+        self._busy = False
         told = _error("write to the log", error)
         for waiting in lost:
             waiting.on_durable(told)
@@ -200,26 +285,84 @@ class Log:
         self._dead = True
         self._on_fatal(_error(what, error))
 
-    def _next_file_if_room(self, file: AppendFile) -> AppendFile:
-        """Goes on in a new file; in the old one for now if there is no room for it."""
-        try:
-            self._next_file()
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                self._die("create a log file", error)
-            return file
-        file.close()
-        assert self._file is not None
-        return self._file
+    # --- the next file
 
-    def _next_file(self) -> None:
+    def _zeroed_bytes(self, number: int) -> int:
+        """The size a file is made with: small at first, so that a small log stays small."""
+        doubled = limits.LOG_ZEROED_FIRST_BYTES << min(number - 1, 20)
+        return max(
+            min(doubled, limits.LOG_ZEROED_MAX_BYTES, self._file_target_bytes), FILE_HEADER_BYTES
+        )
+
+    def _make_next_if_due(self) -> None:
+        if self._making is not None or self._next is not None or self._end < self._due_at:
+            return
         number = self._number + 1
-        token = self._rng.token(TOKEN_BYTES)
-        header = encode_file_header(number, self._end if self._number else 0, token)
-        path = self._path(number)
-        self._files.write_new(path, header)
-        self._file = self._files.open_append(path)
-        self._number, self._token, self._end = number, token, len(header)
+        coming = _NextFile(number, self._rng.token(TOKEN_BYTES), self._zeroed_bytes(number))
+        header = encode_file_header(number, NOT_BEGUN, coming.token)
+        try:
+            self._making = self._files.make_zeroed(
+                self._path(number),
+                header,
+                coming.size_bytes,
+                lambda error: self._made(coming, error),
+            )
+        except OSError as error:
+            self._die("create a log file", error)
+
+    def _made(self, coming: _NextFile, error: OSError | None) -> None:
+        """The next file is there, or cannot be made for now."""
+        self._making = None
+        if self._dead:
+            return
+        if error is None:
+            self._next = coming
+        elif error.errno in NO_ROOM or error.errno == errno.ECANCELED:
+            # The log goes on in this file and tries again later.
+            self._due_at = self._end + self._zeroed_bytes(1)
+        else:
+            self._die("create a log file", error)
+        if self._again and not self._dead:
+            self._again = self._busy = False
+            self._start()
+
+    def _begin_next(self, coming: _NextFile) -> None:
+        """Tells the next file where this one ends: from then on it is the log's last."""
+        header = encode_file_header(coming.number, self._end, coming.token)
+        try:
+            file = self._files.open_append(self._path(coming.number), 0)
+        except OSError as error:
+            self._die("open a log file", error)
+            return
+        self._beginning = file
+        file.append_durably([header], lambda error: self._begun(coming, file, error))
+
+    def _begun(self, coming: _NextFile, file: AppendFile, error: OSError | None) -> None:
+        self._beginning = self._next = None
+        if self._dead:
+            return
+        if isinstance(error, SyncFailed):
+            self._die("sync the log", error)
+            return
+        assert self._file is not None
+        if error is None:
+            self._file.close()
+            self._file = file
+            self._number, self._token = coming.number, coming.token
+            self._end = FILE_HEADER_BYTES
+            self._size = coming.size_bytes
+            self._due_at = self._size // 2
+        else:
+            # Not even zeros could be overwritten. What is in the header now is not known.
+            file.close()
+            try:
+                self._files.remove(self._path(coming.number))
+            except OSError as again:
+                self._die("remove a log file", again)
+                return
+            self._due_at = self._end + self._zeroed_bytes(1)
+        self._busy = False
+        self._start()
 
     def _marker(self) -> list[bytes]:
         return [encode_head(0, 0, self._end, KIND_BATCH, self._token), self._token]
@@ -235,34 +378,84 @@ class Log:
         Raises StorageError XX001 on a bad record that durable data follows.
         """
         self._files.make_directory(self._directory)
+        for name in self._files.names(self._directory):
+            if name.endswith(FILE_SUFFIX + NEW_SUFFIX):
+                self._files.remove(f"{self._directory}/{name}")  # was being made
         numbers = sorted(
             int(name[: -len(FILE_SUFFIX)])
             for name in self._files.names(self._directory)
             if name.endswith(FILE_SUFFIX) and name[: -len(FILE_SUFFIX)].isdigit()
         )
-        previous_size = 0
         for position, number in enumerate(numbers):
-            path = self._path(number)
             if number != numbers[0] + position:
-                raise StorageError("XX001", f"log file {self._path(number - 1)} is missing")
-            last = position == len(numbers) - 1
-            data = self._files.read(path)
-            token, before = self._check_file_header(path, number, data)
-            if position and before != previous_size:
-                raise StorageError(
-                    "XX001",
-                    f"log file {self._path(number - 1)} has {previous_size} bytes, not {before}",
-                )
-            previous_size = _replay_file(path, data, token, last, replay)
-            self._number, self._token, self._end = number, token, previous_size
-            if last:
-                self._file = self._files.open_append(path)
-                if previous_size < len(data):
-                    self._file.truncate(previous_size)
-                # What a killed process wrote but did not sync has been replayed: make it durable.
-                self._file.sync()
+                missing = self._path(numbers[0] + position)
+                raise StorageError("XX001", f"log file {missing} is missing")
         if not numbers:
-            self._next_file()
+            self._make_first()
+            return
+        if self._is_made_ahead(numbers[-1]):
+            ahead = numbers.pop()
+            if not numbers:
+                raise StorageError("XX001", f"log file {self._path(ahead - 1)} is missing")
+        for number in numbers[:-1]:
+            self._replay_closed(number, replay)
+        self._replay_last(numbers[-1], replay)
+        self._due_at = self._size // 2
+
+    def _make_first(self) -> None:
+        self._number, self._token = 1, self._rng.token(TOKEN_BYTES)
+        self._end, self._size = FILE_HEADER_BYTES, self._zeroed_bytes(1)
+        self._due_at = self._size // 2
+        header = encode_file_header(1, 0, self._token)
+        path = self._path(1)
+        self._files.write_new(path, header + bytes(self._size - self._end))
+        self._file = self._files.open_append(path, self._end)
+
+    def _is_made_ahead(self, number: int) -> bool:
+        """True if the last file has not been begun; then it is the next."""
+        path = self._path(number)
+        token, before = self._check_file_header(path, number, self._head(path))
+        if before != NOT_BEGUN:
+            return False
+        data = self._files.read(path)
+        if not _is_zero(data, FILE_HEADER_BYTES):
+            raise StorageError("XX001", f"log file {path} is damaged: not begun, but not empty")
+        self._next = _NextFile(number, token, len(data))
+        return True
+
+    def _head(self, path: str) -> bytes:
+        return self._files.read(path, FILE_HEADER_BYTES)
+
+    def _replay_closed(self, number: int, replay: Callable[[LogRecord], None]) -> None:
+        """A file that others follow: it ends where the next one says, zeros or not thereafter."""
+        path, after = self._path(number), self._path(number + 1)
+        _, size = self._check_file_header(after, number + 1, self._head(after))
+        if size == NOT_BEGUN:
+            raise StorageError("XX001", f"log file {after} is damaged: not begun, but not the last")
+        data = self._files.read(path, size)
+        self._check_file_header(path, number, data)
+        if len(data) != size:
+            raise StorageError("XX001", f"log file {path} has {len(data)} bytes, not {size}")
+        end = _replay_file(data, replay)
+        if end != size:
+            raise _damaged(path, end)
+
+    def _replay_last(self, number: int, replay: Callable[[LogRecord], None]) -> None:
+        """The file to go on with: zeros may follow its records, or what a torn write left."""
+        path = self._path(number)
+        data = self._files.read(path)
+        token, _ = self._check_file_header(path, number, data)
+        end = _replay_file(data, replay)
+        if _marker_after(data, end, token):
+            raise _damaged(path, end)
+        self._number, self._token = number, token
+        self._end, self._size = end, len(data)
+        self._file = self._files.open_append(path, end)
+        if not _is_zero(data, end):
+            self._file.truncate(end)
+            self._size = end
+        # What a killed process wrote but did not sync has been replayed: make it durable.
+        self._file.sync()
 
     @staticmethod
     def _check_file_header(path: str, number: int, data: bytes) -> tuple[bytes, int]:
@@ -286,24 +479,28 @@ def _error(what: str, error: OSError) -> StorageError:
     return StorageError(sqlstate, f"could not {what}: {error.strerror}")
 
 
-def _replay_file(
-    path: str,
-    data: bytes,
-    token: bytes,
-    last: bool,
-    replay: Callable[[LogRecord], None],
-) -> int:
-    """Replays one file's records; returns the offset where its good part ends."""
+def _damaged(path: str, offset: int) -> StorageError:
+    return StorageError(
+        "XX001",
+        f"log file {path} is damaged at offset {offset}: bad record before durable data",
+    )
+
+
+def _is_zero(data: bytes, start: int) -> bool:
+    """True if all bytes from `start` on are zeros."""
+    with memoryview(data) as view:
+        return all(
+            view[at : at + limits.MIB] == bytes(min(limits.MIB, len(data) - at))
+            for at in range(start, len(data), limits.MIB)
+        )
+
+
+def _replay_file(data: bytes, replay: Callable[[LogRecord], None]) -> int:
+    """Replays one file's records; returns the offset of the first bad one, or the end."""
     offset = FILE_HEADER_BYTES
     while offset < len(data):
         record = read_record(data, offset)
         if record is None:
-            if not last or _marker_after(data, offset, token):
-                raise StorageError(
-                    "XX001",
-                    f"log file {path} is damaged at offset {offset}: "
-                    "bad record before durable data",
-                )
             break
         offset += RECORD_HEADER_BYTES + len(record.payload)
         if record.kind != KIND_BATCH:

@@ -199,6 +199,12 @@ class Participant:
             self.drop(state)
         return m.Ack()
 
+    def cancel(self, message: m.CancelStatement) -> None:
+        """Ends the wait of the statement that is under way."""
+        state = self.states.get(message.txn_id)
+        if state is not None and state.phase == ACTIVE and state.cancel is not None:
+            state.cancel(message.statement)
+
     # --- commit
 
     def commit_one(

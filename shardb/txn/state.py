@@ -64,6 +64,7 @@ class State:
         "after",
         "bulk",
         "bytes",
+        "cancel",
         "floor",
         "held",
         "last_reply",
@@ -87,6 +88,7 @@ class State:
         self.phase = ACTIVE
         self.statements: set[int] = set()
         self.abandon: Callable[[], None] | None = None  # ends the statement being carried out
+        self.cancel: Callable[[int], None] | None = None  # the same, if it has this number
         self.last_statement = 0
         self.last_reply: Message | None = None
         self.floor = 0  # the largest commit_ts read, locked or overwritten

@@ -159,6 +159,27 @@ def test_null_names_the_column(connection: Connection) -> None:
     assert caught.value.diag.message_primary == expected
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "COPY bad_input (id, note) FROM STDIN",
+        "INSERT INTO bad_input SELECT 9, n, NULL, 9, 'a', NULL, 1.5 FROM bad_input WHERE n = 1",
+        "INSERT INTO bad_input VALUES (9, 1, NULL, 9, 'a', NULL, 1.5)",
+    ],
+)
+def test_null_shows_the_row(connection: Connection, query: str) -> None:
+    with pytest.raises(psycopg.errors.NotNullViolation) as caught:
+        if query.startswith("COPY"):
+            with connection.cursor() as cursor, cursor.copy(query) as copy:
+                copy.write("9\t\\N\n")
+        else:
+            connection.execute(query)
+    shown = "9, null, null, null, null, null, null, null"
+    if not query.startswith("COPY"):
+        shown = "9, 1, null, 9, a, null, 1.50, null"
+    assert caught.value.diag.message_detail == f"Failing row contains ({shown})."
+
+
 COPY_ERRORS = {
     "too few columns": ("7,x\n8\n", "22P04", 2),
     "too many columns": ("7,x\n8,y\n9,z,z\n", "22P04", 3),

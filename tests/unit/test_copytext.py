@@ -110,6 +110,15 @@ def test_errors(data: bytes, sqlstate: str, message: str | None, where: str) -> 
     assert caught.value.where == where  # type: ignore[attr-defined]
 
 
+def test_a_null_shows_its_row() -> None:
+    with pytest.raises(CoreError) as caught:
+        read(b"1\ta\n2\t\\N\n", not_null=(0, 1))
+    assert caught.value.detail == "Failing row contains (2, null, 7)."
+    with pytest.raises(CoreError) as caught:
+        read(b"\\N\t" + b"x" * 70 + b"\n", rowid=2)
+    assert caught.value.detail == f"Failing row contains (null, {'x' * 64}...)."
+
+
 def test_unterminated_quote() -> None:
     with pytest.raises(CoreError) as caught:
         read(b'1,"x\n', csv=True, delimiter=b",", null=b"")

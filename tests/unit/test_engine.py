@@ -38,6 +38,9 @@ class NoLoop:
     def remove_reader(self, fd: int, /) -> None:
         pass
 
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> None:
+        pass
+
 
 def opened(path: Path) -> Engine:
     def fatal(error: StorageError) -> None:
@@ -111,8 +114,11 @@ def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> N
 
 WRITER = """
 import asyncio, sys
+from shardb import limits
 from shardb.env import SystemFiles, SystemRng
 from shardb.storage.engine import Engine
+
+limits.LOG_ZEROED_FIRST_BYTES = limits.LOG_ZEROED_MAX_BYTES = 8192  # so that files are many
 
 async def main():
     files = SystemFiles(asyncio.get_running_loop())
@@ -159,3 +165,4 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
         found = {int(key) for key, _, _ in engine.tablets[1, 1].cursor()}
         assert found == set(range(1, engine.last_index(1) + 1))
         engine.close()
+    assert len(list((tmp_path / "log").glob("*.log"))) > 1

@@ -17,6 +17,9 @@ class NoLoop:
     def remove_reader(self, fd: int, /) -> None:
         pass
 
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> None:
+        pass
+
 
 FILES = SystemFiles(NoLoop())
 
@@ -31,7 +34,7 @@ def append(file: AppendFile, parts: Sequence[bytes]) -> OSError | None:
 
 def test_appends_cuts_and_going_on(tmp_path: Path) -> None:
     path = str(tmp_path / "f")
-    file = FILES.open_append(path)
+    file = FILES.open_append(path, 0)
     parts = [b"%d," % n * 200 for n in range(3000)]
     assert append(file, [b"small ", b"", b"parts "]) is None
     assert append(file, parts) is None
@@ -39,19 +42,19 @@ def test_appends_cuts_and_going_on(tmp_path: Path) -> None:
     file.truncate(6)
     assert append(file, [b"end"]) is None
     file.close()
-    again = FILES.open_append(path)
+    again = FILES.open_append(path, 9)
     assert append(again, [b"!"]) is None
     again.close()
     assert FILES.read(path) == b"small end!"
 
 
 def test_a_full_disk_and_a_file_that_cannot_be_synced(tmp_path: Path) -> None:
-    full = FILES.open_append("/dev/full")
+    full = FILES.open_append("/dev/full", 0)
     error = append(full, [b"x"])
     assert error is not None and error.errno == errno.ENOSPC
     assert not isinstance(error, SyncFailed)
     full.close()
-    unsyncable = FILES.open_append("/dev/null")
+    unsyncable = FILES.open_append("/dev/null", 0)
     assert isinstance(append(unsyncable, [b"x"]), SyncFailed)
     unsyncable.close()
 
@@ -60,7 +63,7 @@ def test_the_loop_is_told_without_waiting(tmp_path: Path) -> None:
     async def work() -> int:
         told = asyncio.get_running_loop().create_future()
         files = SystemFiles(asyncio.get_running_loop())
-        file = files.open_append(str(tmp_path / "f"))
+        file = files.open_append(str(tmp_path / "f"), 0)
         file.append_durably([b"x"], told.set_result)
         assert not told.done()
         assert await asyncio.wait_for(told, 10) is None
@@ -68,6 +71,31 @@ def test_the_loop_is_told_without_waiting(tmp_path: Path) -> None:
         return len(files.read(str(tmp_path / "f")))
 
     assert asyncio.run(work()) == 1
+
+
+def test_files_of_zeros_are_made_whole_or_not_at_all(tmp_path: Path) -> None:
+    told: list[OSError | None] = []
+    path = str(tmp_path / "f")
+    FILES.make_zeroed(path, b"head", 1_000_001, told.append).wait()
+    assert told == [None]
+    assert FILES.read(path) == b"head" + bytes(1_000_001 - 4)
+    assert FILES.read(path, 6) == b"head\0\0"
+    making = FILES.make_zeroed(str(tmp_path / "g"), b"", 1 << 24, told.append)
+    making.cancel()
+    making.wait()
+    making.wait()
+    FILES.make_zeroed(str(tmp_path / "no" / "h"), b"", 1, told.append).wait()
+    assert [error and error.errno for error in told] == [None, errno.ECANCELED, errno.ENOENT]
+    assert FILES.names(str(tmp_path)) == ["f"]
+    FILES.remove(path)
+    assert FILES.names(str(tmp_path)) == []
+
+
+def test_a_file_of_zeros_that_the_disk_has_no_room_for(tmp_path: Path) -> None:
+    told: list[OSError | None] = []
+    FILES.make_zeroed(str(tmp_path / "f"), b"", 1 << 43, told.append).wait()
+    assert [error and error.errno for error in told] in ([errno.ENOSPC], [errno.EFBIG])
+    assert FILES.names(str(tmp_path)) == []
 
 
 def test_new_files_replace_old_ones(tmp_path: Path) -> None:

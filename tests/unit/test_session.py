@@ -11,6 +11,7 @@ import pytest
 
 from coordinator.catalog import Catalog
 from coordinator.executor import Executor
+from coordinator.gate import TableGate
 from coordinator.pgwire import messages
 from coordinator.plan.cache import PlanCache
 from coordinator.plan.plans import OutColumn, RowPlan, UtilityPlan
@@ -76,6 +77,7 @@ class FakeDriver:
     """Answers row programs on demand and keeps a log."""
 
     def __init__(self) -> None:
+        self.gate = TableGate()
         self.log: list[str] = []
         self.pending: list[Callable[[Any], None]] = []
         self.automatic: Any = None

@@ -33,12 +33,30 @@ SCHEMA = (
 _D, _day, _time, _at = Decimal, datetime.date, datetime.time, datetime.datetime
 ROWS: dict[str, list[tuple[Any, ...]]] = {
     "t": [
-        (1, 10, _D("1.50"), "apple", "x", _day(2020, 1, 31), 0.5, _time(8, 30),
-         _at(2020, 1, 1, 10)),
+        (
+            1,
+            10,
+            _D("1.50"),
+            "apple",
+            "x",
+            _day(2020, 1, 31),
+            0.5,
+            _time(8, 30),
+            _at(2020, 1, 1, 10),
+        ),
         (2, 20, _D("2.25"), "pear", "yy", _day(2021, 2, 28), 1.25, _time(9, 30), _at(2019, 1, 1)),
         (3, -5, _D("-3.75"), None, None, None, None, None, None),
-        (4, 2**63 - 1, _D("100.00"), "apple", "x", _day(1999, 12, 31), 2.5, _time(23, 59, 59),
-         _at(2024, 2, 29, 12, 30, 15, 500000)),
+        (
+            4,
+            2**63 - 1,
+            _D("100.00"),
+            "apple",
+            "x",
+            _day(1999, 12, 31),
+            2.5,
+            _time(23, 59, 59),
+            _at(2024, 2, 29, 12, 30, 15, 500000),
+        ),
     ],
     "u": [(1, 10), (1, 11), (2, 5), (7, 70)],
     "pk": [(1, "one"), (2, "two")],
@@ -147,9 +165,11 @@ def test_programs_have_stable_ids(database: LocalPlans) -> None:
 
 
 def test_filters_columns_and_keys_reach_the_scan(database: LocalPlans) -> None:
-    plan = Compiler(database.catalog).compile(
-        "select t.s from t join u on t.i = u.k and u.v > 3 where t.i > 1 and t.b = 2"
-    ).plan
+    plan = (
+        Compiler(database.catalog)
+        .compile("select t.s from t join u on t.i = u.k and u.v > 3 where t.i > 1 and t.b = 2")
+        .plan
+    )
     assert isinstance(plan, QueryPlan)
     first, second = plan.scans
     assert first.columns == (0, 1, 3)
@@ -159,9 +179,11 @@ def test_filters_columns_and_keys_reach_the_scan(database: LocalPlans) -> None:
 
 
 def test_outer_join_keeps_where_above_it(database: LocalPlans) -> None:
-    plan = Compiler(database.catalog).compile(
-        "select * from t left join u on t.i = u.k where u.v is null"
-    ).plan
+    plan = (
+        Compiler(database.catalog)
+        .compile("select * from t left join u on t.i = u.k where u.v is null")
+        .plan
+    )
     assert isinstance(plan, QueryPlan)
     assert [stage.filter for stage in plan.scans] == ["", ""]
 
@@ -232,8 +254,7 @@ def test_array_text_is_read_back(items: list[str | None]) -> None:
 
 def test_binary_arrays_become_text() -> None:
     data = bytes.fromhex(
-        "00000001 00000001 00000017 00000003 00000001"
-        "00000004 00000001 ffffffff 00000004 fffffffe"
+        "00000001 00000001 00000017 00000003 0000000100000004 00000001 ffffffff 00000004 fffffffe"
     )
     assert binary_array_text(data) == b"{1,NULL,-2}"
     for end in range(len(data)):

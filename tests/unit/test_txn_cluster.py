@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.gate import lock_timed_out
 from coordinator.plan.plans import ScanStage
 from shardb.errors import SqlError
 from tests.support.shards import (
@@ -345,7 +346,7 @@ def test_a_cancelled_statement_leaves_nothing_behind(tmp_path: Path) -> None:
         done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         call = c.driver.execute_row(None, plan, program, params, b"", done.set_result)
         await asyncio.sleep(0.02)
-        call.cancel()
+        call.cancel(SqlError("57014", "canceling statement due to user request"))
         error = await asyncio.wait_for(done, 5)
         assert isinstance(error, SqlError) and error.sqlstate == "57014"
         waiting = c.driver.begin()
@@ -358,5 +359,41 @@ def test_a_cancelled_statement_leaves_nothing_behind(tmp_path: Path) -> None:
         assert await c.balance(1) == 1
         assert not c.servers[1].node.ranges[30001].participant.states
         assert len(c.servers[1].node.locks) == 0
+
+    with_cluster(tmp_path, test)
+
+
+def test_a_cancelled_statement_of_a_transaction_leaves_its_others(tmp_path: Path) -> None:
+    """A program and a write by key wait, are cancelled, and the transaction goes on."""
+
+    async def test(c: Cluster) -> None:
+        for ident in (1, 2):
+            await c.run(INSERT, ident, 0)
+        holder, other = c.driver.begin(), c.driver.begin()
+        await c.run(ADD, 1, 1, txn=holder)
+        await c.run(ADD, 2, 5, txn=other)
+        plan, program = c.plan(ADD)
+        params = program.param_layout.encode((1, 10))
+        done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        call = c.driver.execute_row(other, plan, program, params, b"", done.set_result)
+        await asyncio.sleep(0.02)
+        call.cancel(lock_timed_out())
+        error = await asyncio.wait_for(done, 5)
+        assert isinstance(error, SqlError) and error.sqlstate == "55P03"
+        write = c.driver.write(other, TABLE.id, "put", *c.rows([(1, 7)]))
+        task = asyncio.create_task(write)
+        await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        other.lock_timeout_s = 0.02
+        with pytest.raises(SqlError) as caught:
+            await c.driver.write(other, TABLE.id, "put", *c.rows([(1, 7)]))
+        assert caught.value.sqlstate == "55P03"
+        await c.driver.commit(holder)
+        await c.driver.commit(other)
+        assert [await c.balance(1), await c.balance(2)] == [1, 5]
+        assert len(c.servers[1].node.locks) == 0
+        assert not c.driver.gate.calls
 
     with_cluster(tmp_path, test)
