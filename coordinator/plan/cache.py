@@ -15,7 +15,7 @@ from typing import Any, Final
 from coordinator.ddl.specs import CopyFrom
 from coordinator.pgwire import messages
 from coordinator.plan.plans import OutColumn, Plan, RowPlan, UtilityPlan, WritePlan
-from coordinator.sql.arrays import binary_array_text
+from coordinator.sql.arrays import parameter_text
 from coordinator.sql.compiler import CompiledStatement, Compiler
 from shardb import limits, types
 from shardb._core.fingerprint import fingerprint
@@ -98,8 +98,8 @@ class Entry:
         for index in self.arrays:
             value = values[index]
             binary = formats[index if len(formats) > 1 else 0] if formats else 0
-            if binary and value is not None:
-                texts[index] = binary_array_text(value)
+            if value is not None:
+                texts[index] = parameter_text(value, bool(binary))
         return texts
 
     def complete(self, rows: int) -> bytes:

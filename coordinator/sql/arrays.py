@@ -15,6 +15,7 @@ from coordinator.sql import typesystem as ts
 from coordinator.sql.parse import position_of
 from coordinator.sql.tree import Call, Expression, Literal, Parameter, SubqueryCall
 from shardb import types
+from shardb._core.coreerror import CoreError
 from shardb._core.datum import binary_to_text
 from shardb.errors import SqlError
 from shardb.program import TypeRef
@@ -78,13 +79,13 @@ def _malformed(text: str, position: int, detail: str) -> SqlError:
     return SqlError("22P02", f'malformed array literal: "{text}"', detail=detail, position=position)
 
 
-def array_text(items: list[str | None]) -> str:
-    """Elements as an array's text form."""
+def array_text(items: list[str | None], quoted: bool = False) -> str:
+    """Elements as an array's text form, all of them in quotes if so wanted."""
     shown = []
     for item in items:
         if item is None:
             shown.append("NULL")
-        elif not item or item.upper() == "NULL" or set(item) & _QUOTED:
+        elif quoted or not item or item.upper() == "NULL" or set(item) & _QUOTED:
             escaped = item.replace("\\", "\\\\").replace('"', '\\"')
             shown.append(f'"{escaped}"')
         else:
@@ -92,8 +93,17 @@ def array_text(items: list[str | None]) -> str:
     return "{" + ",".join(shown) + "}"
 
 
+def parameter_text(data: bytes, binary: bool) -> bytes:
+    """An array parameter as text with quoted elements, which the engine reads without mistake."""
+    try:
+        text = binary_array_text(data) if binary else data
+        return array_text(parse_array(text.decode()), quoted=True).encode()
+    except UnicodeDecodeError:
+        raise SqlError("22021", 'invalid byte sequence for encoding "UTF8"') from None
+
+
 def binary_array_text(data: bytes) -> bytes:
-    """A parameter's binary array as text; 22P03 if it is malformed."""
+    """A binary array as text; 22P03 if it is malformed."""
     try:
         dimensions, _, oid = _HEADER.unpack_from(data)
         if dimensions == 0:
@@ -112,11 +122,15 @@ def binary_array_text(data: bytes) -> bytes:
             if size < 0:
                 items.append(None)
                 continue
+            if at + size > len(data):
+                raise SqlError("08P01", "insufficient data left in message")
             items.append(binary_to_text(code, -1, data[at : at + size]).decode())
             at += size
         if at != len(data):
             raise SqlError("22P03", "incorrect binary data format in bind parameter")
         return array_text(items).encode()
+    except CoreError as error:
+        raise SqlError(error.sqlstate, error.message) from None
     except struct.error:
         raise SqlError("08P01", "insufficient data left in message") from None
 
