@@ -158,8 +158,10 @@ class Executor:
         """Runs a statement that is not on the hot path. `txn` None: on its own."""
         plan = entry.plan
         if isinstance(plan, UtilityPlan):
-            from coordinator import utility
+            from coordinator import analyze, utility
 
+            if plan.kind == "explain":
+                return Outcome(await analyze.run(self, session, entry, params))
             return await utility.run(self, session, plan)
         if isinstance(plan, RowPlan):
             if plan.fallback is None or not self.driver.needs_fallback(plan, entry.program, params):

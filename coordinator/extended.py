@@ -84,6 +84,8 @@ class ExtendedQuery(Conversation):
                     f"bind message has {len(results)} result formats but query has "
                     f"{entry.width} columns",
                 )
+            if entry.arrays:
+                values = entry.array_texts(formats, values)
             if entry.extras:
                 formats, values = self.with_extras(entry, formats, values)
             params = entry.layout.encode_params(formats, values)

@@ -101,12 +101,12 @@ class TxnDriver:
         The call's `cancel` ends a wait. REQUIRES: the gate does not bar the statement.
         """
         call = RowCall(self, txn, plan, program, params, formats, on_done)
+        call.start()
         if call.writes:
             if txn is None:
                 self.gate.calls.add(call)
             elif plan.program.table_id not in txn.tables:
                 self.gate.enter(txn, plan.program.table_id)
-        call.start()
         return call
 
     def needs_fallback(self, plan: RowPlan, program: Any, params: bytes) -> bool:

@@ -206,6 +206,21 @@ def _show(session: Conversation, plan: UtilityPlan) -> UtilityResult:
     return UtilityResult(plan.tag, rows, describe(plan.columns, b""))
 
 
+def _settings(session: Conversation, plan: UtilityPlan) -> UtilityResult:
+    """SELECT current_setting(...), set_config(...)."""
+    result = UtilityResult(plan.tag, description=describe(plan.columns, b""))
+    shown: list[bytes | None] = []
+    calls: Sequence[tuple[str, str | None, bool]] = plan.args  # type: ignore[assignment]
+    for name, value, local in calls:
+        if value is not None:
+            told = session.settings.set(name, value, local)
+            if told is not None:
+                result.before.append(messages.parameter_status(canonical(name), told))
+        shown.append(session.settings.shown(name).encode())
+    result.rows.append(messages.data_row(shown))
+    return result
+
+
 def _reset(session: Conversation, plan: UtilityPlan) -> UtilityResult:
     name = str(plan.args[0])
     result = UtilityResult(plan.tag)
@@ -283,7 +298,9 @@ def _deallocate(session: Conversation, plan: UtilityPlan) -> UtilityResult:
 # --- the rest
 
 
-def _explain(session: Conversation, plan: UtilityPlan) -> UtilityResult:
+def _explain(session: Conversation, plan: UtilityPlan) -> UtilityResult | None:
+    if plan.args[1]:
+        return None  # ANALYZE takes time
     lines = explain_lines(plan.args[0], session.executor.catalog)  # type: ignore[arg-type]
     rows = [messages.data_row([str(line).encode()]) for line in lines]
     return UtilityResult(plan.tag, rows, describe(plan.columns, b""))
@@ -302,6 +319,7 @@ _NOW: Final[dict[str, Callable[[Conversation, UtilityPlan], UtilityResult | None
     "release": _release,
     "set": _set,
     "show": _show,
+    "settings": _settings,
     "reset": _reset,
     "discard": _discard,
     "prepare": _prepare,

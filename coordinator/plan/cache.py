@@ -15,6 +15,7 @@ from typing import Any, Final
 from coordinator.ddl.specs import CopyFrom
 from coordinator.pgwire import messages
 from coordinator.plan.plans import OutColumn, Plan, RowPlan, UtilityPlan, WritePlan
+from coordinator.sql.arrays import parameter_text
 from coordinator.sql.compiler import CompiledStatement, Compiler
 from shardb import limits, types
 from shardb._core.fingerprint import fingerprint
@@ -42,6 +43,7 @@ class Entry:
         "_complete_one",
         "_descriptions",
         "_oids",
+        "arrays",
         "catalog_version",
         "columns",
         "extras",
@@ -85,7 +87,20 @@ class Entry:
         self._complete_one = messages.command_complete(compiled.plan.tag.replace("{}", "1"))
         self._descriptions: dict[bytes, bytes] = {}
         self._oids = [types.TYPES[TypeCode(ref.code)].oid for ref in compiled.params]
+        for index, oid in compiled.arrays:
+            self._oids[index] = oid
+        self.arrays = tuple(index for index, _ in compiled.arrays)
         self.param_description = messages.parameter_description(self._oids)
+
+    def array_texts(self, formats: bytes, values: list[bytes | None]) -> list[bytes | None]:
+        """The parameters with arrays in text form, which is a text's binary form too."""
+        texts = list(values)
+        for index in self.arrays:
+            value = values[index]
+            binary = formats[index if len(formats) > 1 else 0] if formats else 0
+            if value is not None:
+                texts[index] = parameter_text(value, bool(binary))
+        return texts
 
     def complete(self, rows: int) -> bytes:
         """CommandComplete for `rows` rows."""
@@ -212,6 +227,10 @@ class PlanCache:
             return self._entry(compiled)
         except (SqlError, UnicodeDecodeError):
             return None
+
+    def entry_of(self, compiled: CompiledStatement) -> Entry:
+        """An entry that is not kept."""
+        return self._entry(compiled)
 
     def _entry(self, compiled: CompiledStatement) -> Entry:
         program = None

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlglot import exp
 
 from coordinator.sql import typesystem as ts
+from coordinator.sql.arrays import Arrays, element_type
 from coordinator.sql.calls import Calls
 from coordinator.sql.coerce import number_literal, parse_literal
 from coordinator.sql.lexer import fold_identifier, unescape
+from coordinator.sql.node_operators import BINARY
 from coordinator.sql.parse import position_of
 from coordinator.sql.tree import Call, ColumnRef, Expression, Literal, SubqueryCall
 from shardb.errors import SqlError, unsupported
@@ -24,33 +26,6 @@ from shardb.types import TypeCode as T
 if TYPE_CHECKING:
     from coordinator.sql.bind_query import QueryBinder
     from coordinator.sql.scope import Scope
-
-_BINARY: Final[dict[type[Any], str]] = {
-    exp.EQ: "=",
-    exp.NEQ: "<>",
-    exp.LT: "<",
-    exp.LTE: "<=",
-    exp.GT: ">",
-    exp.GTE: ">=",
-    exp.Add: "+",
-    exp.Sub: "-",
-    exp.Mul: "*",
-    exp.Div: "/",
-    exp.Mod: "%",
-    exp.Pow: "^",
-    exp.DPipe: "||",
-    exp.Like: "like",
-    exp.ILike: "ilike",
-    exp.RegexpLike: "~",
-    exp.RegexpILike: "~*",
-    exp.NullSafeEQ: "is_not_distinct",
-    exp.NullSafeNEQ: "is_distinct",
-    exp.BitwiseAnd: "&",
-    exp.BitwiseOr: "|",
-    exp.BitwiseXor: "#",
-    exp.BitwiseLeftShift: "<<",
-    exp.BitwiseRightShift: ">>",
-}
 
 
 def name_of(identifier: exp.Expression | str | None) -> str:
@@ -94,6 +69,7 @@ class ExpressionBinder:
         self.coerce = self.context.coercer.coerce
         self.operators = self.context.operators
         self.calls = Calls(self)
+        self.arrays = Arrays(self)
         self.named_windows: dict[str, exp.Expression] = {}
         self._depth = 0
 
@@ -104,7 +80,7 @@ class ExpressionBinder:
             raise SqlError("54001", "stack depth limit exceeded", position=position_of(node))
         try:
             _check_arguments(node)
-            op = _BINARY.get(type(node))
+            op = BINARY.get(type(node))
             if op is not None:
                 return self._binary(node, op)
             method = _METHODS.get(type(node))
@@ -204,7 +180,7 @@ class ExpressionBinder:
 
     def _binary(self, node: exp.Expression, op: str) -> Expression:
         right_node = node.args["expression"]
-        if isinstance(right_node, (exp.Any, exp.All)):
+        if isinstance(right_node, (exp.Any, exp.All)) or _is_quantifier(right_node):
             if node.args.get("negate"):
                 raise unsupported("NOT LIKE ANY")
             return self._quantified(node, op, right_node)
@@ -258,20 +234,15 @@ class ExpressionBinder:
         return result
 
     def _quantified(self, node: exp.Expression, op: str, right: exp.Expression) -> Expression:
-        kind = "any" if isinstance(right, exp.Any) else "all"
-        inner = right.this
+        named = right.this if isinstance(right, exp.Anonymous) else ""
+        kind = "any" if isinstance(right, exp.Any) or named.lower() in ("any", "some") else "all"
+        inner = right.expressions[0] if named else right.this
         while isinstance(inner, exp.Paren):
             inner = inner.this
-        left = self.bind(node.this)
-        if isinstance(inner, exp.Array):
-            items = [self.bind(item) for item in inner.expressions]
-            parts = [self.operators.binary(op, left, item, position_of(node)) for item in items]
-            empty = Literal(ts.BOOL, "false" if kind == "any" else "true")
-            return Call(ts.BOOL, "or" if kind == "any" else "and", tuple(parts)) if parts else empty
         if isinstance(inner, (exp.Subquery, exp.Select, exp.SetOperation, exp.Values)):
             query = self.query.subquery(inner, self.scope)
-            return self._probe(kind, (left,), query, op, position_of(node))
-        raise unsupported(f"{kind.upper()} of something other than a subquery or ARRAY[...]")
+            return self._probe(kind, (self.bind(node.this),), query, op, position_of(node))
+        return self.arrays.quantified(node, op, kind, inner)
 
     def _junction(self, node: exp.Expression) -> Expression:
         kind = type(node)
@@ -301,19 +272,17 @@ class ExpressionBinder:
         raise unsupported(f"IS {right.sql(dialect='postgres')}")
 
     def _between(self, node: exp.Between) -> Expression:
-        if node.args.get("symmetric"):
-            raise unsupported("BETWEEN SYMMETRIC")
         position = position_of(node)
         probe = self.bind(node.this)
         low, high = self.bind(node.args["low"]), self.bind(node.args["high"])
-        return Call(
-            ts.BOOL,
-            "and",
-            (
-                self.operators.binary(">=", probe, low, position),
-                self.operators.binary("<=", probe, high, position),
-            ),
-        )
+
+        def within(least: Expression, most: Expression) -> Call:
+            above = self.operators.binary(">=", probe, least, position)
+            return Call(ts.BOOL, "and", (above, self.operators.binary("<=", probe, most, position)))
+
+        if node.args.get("symmetric"):
+            return Call(ts.BOOL, "or", (within(low, high), within(high, low)))
+        return within(low, high)
 
     def _in(self, node: exp.In) -> Expression:
         position = position_of(node)
@@ -377,8 +346,13 @@ class ExpressionBinder:
 
     def _cast(self, node: exp.Cast) -> Expression:
         position = position_of(node)
+        element = element_type(node.args["to"])
+        if element is not None:
+            return self.arrays.cast(node, element)
         inner = self.bind(node.this)
         name = node.args["to"].sql(dialect="postgres").lower()
+        if name in ("regtype", "pg_catalog.regtype") and inner.type.code in ts.INTEGERS:
+            return self.calls.scalar("format_type", [inner, Literal(ts.UNKNOWN, None)], position)
         if name in ("regclass", "pg_catalog.regclass"):
             return self.calls.regclass(inner, position)
         target = data_type(node.args["to"], position)
@@ -440,11 +414,27 @@ class ExpressionBinder:
     def _tuple(self, node: exp.Tuple) -> Expression:
         raise unsupported("a row value")
 
-    def _array(self, node: exp.Expression) -> Expression:
-        raise unsupported("an array")
+    def _array(self, node: exp.Array) -> Expression:
+        return self.arrays.from_query(node) or self.arrays.constant(node)
+
+    def _bracket(self, node: exp.Bracket) -> Expression:
+        return self.arrays.item(node)
 
     def _function(self, node: exp.Expression) -> Expression:
+        if isinstance(node, exp.Anonymous) and node.this.lower() == "array":
+            found = self.arrays.from_query(node)
+            if found is not None:
+                return found
         return self.calls.bind(node)
+
+
+def _is_quantifier(node: exp.Expression) -> bool:
+    # sqlglot takes ALL of something in brackets for a call.
+    return (
+        isinstance(node, exp.Anonymous)
+        and node.this.lower() in ("all", "any", "some")
+        and len(node.expressions) == 1
+    )
 
 
 # What a node may carry besides `this`, `expression` and `expressions`. Anything else that is set
@@ -480,6 +470,7 @@ _ARGUMENTS: Final = frozenset(
         "from_",
         "nested",
         "value_constructor",
+        "for_",
         "distinct",
         "big_int",
         "nulls_first",
@@ -498,6 +489,8 @@ def _check_arguments(node: exp.Expression) -> None:
     for key, value in node.args.items():
         if not value or key in ("this", "expression", "expressions") or key in _ARGUMENTS:
             continue
+        if key == "db" and isinstance(node, exp.Column):
+            continue  # schema.table.column: the table's name says it
         if key == "negate" and isinstance(node, _NEGATABLE):
             continue
         raise unsupported(f"{key} in {node.sql(dialect='postgres')[:60]}")
@@ -564,6 +557,7 @@ _METHODS: Final[dict[type[Any], Callable[[ExpressionBinder, Any], Expression]]] 
     exp.Operator: _B._operator,
     exp.Tuple: _B._tuple,
     exp.Array: _B._array,
+    exp.Bracket: _B._bracket,
     exp.Anonymous: _B._function,
     exp.Dot: _B._function,
     exp.Filter: _B._function,

@@ -25,6 +25,7 @@ from coordinator.sql.tree import (
     Query,
     Relation,
     Scan,
+    ValuesQuery,
 )
 from shardb.errors import SqlError, unsupported
 from shardb.meta.descriptors import Table
@@ -208,6 +209,8 @@ class FromBinder:
         self, node: exp.Expression, scope: Scope, alias: str, names: list[str]
     ) -> Relation:
         name = str(node.this).lower() if isinstance(node, exp.Anonymous) else "function"
+        if name == "unnest" or isinstance(node, exp.Unnest):
+            return self._unnest(node, scope, alias or "unnest", names)
         if name != "generate_series":
             raise SqlError(
                 "42883", f"function {name} does not exist in FROM", position=position_of(node)
@@ -239,6 +242,31 @@ class FromBinder:
         column = ScopeColumn(label, ColumnRef(ref, source, 0, label))
         self._add(scope, label, [column], names, 0)
         return FunctionScan(source, name, tuple(arg for arg in typed if arg is not None))
+
+    def _unnest(self, node: exp.Expression, scope: Scope, alias: str, names: list[str]) -> Relation:
+        binder = ExpressionBinder(self._query_binder(), scope, "functions in FROM", windows=False)
+        if len(node.expressions) != 1:
+            raise unsupported("unnest() of several arrays")
+        source = self.context.alias()
+        items = binder.arrays.elements(node.expressions[0])
+        if items:
+            items = binder.common(items, "ARRAY", position_of(node))
+            ref = items[0].type
+            column = ColumnRef(ref, source, 0, alias)
+            values = ValuesQuery([[item] for item in items], [Output(alias, column)])
+            self._add(scope, alias, [ScopeColumn(alias, column)], names, 0)
+            return Derived(source, values)
+        array = self.context.coercer.settle(binder.bind(node.expressions[0]))
+        if array.type.code != T.TEXT:
+            raise SqlError(
+                "42883",
+                f"function unnest({ts.type_name(array.type)}) does not exist",
+                position=position_of(node),
+            )
+        self._add(
+            scope, alias, [ScopeColumn(alias, ColumnRef(ts.TEXT, source, 0, alias))], names, 0
+        )
+        return FunctionScan(source, "unnest", (Call(ts.TEXT, "array_list", (array,)),))
 
     @staticmethod
     def _add(

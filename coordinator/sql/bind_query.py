@@ -241,11 +241,11 @@ class QueryBinder(FromBinder):
                         "SELECT * with no tables specified is not valid",
                         position=position_of(value),
                     )
-                outputs += [_plain_output(c) for c in binder.scope.columns]
+                outputs += [_plain_output(c) for c in binder.scope.columns if c.name != "tableoid"]
                 continue
             if isinstance(value, exp.Column) and isinstance(value.this, exp.Star):
                 relation = binder.scope.relation(name_of(value.args["table"]), position_of(value))
-                outputs += [_plain_output(c) for c in relation.columns]
+                outputs += [_plain_output(c) for c in relation.columns if c.name != "tableoid"]
                 continue
             bound = binder.bind(value)
             output = Output(alias or output_name(value), bound)

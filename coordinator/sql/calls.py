@@ -6,16 +6,22 @@ from typing import TYPE_CHECKING, Final
 
 from sqlglot import exp
 
+from coordinator.sql import catalog_tables
 from coordinator.sql import functions as fn
 from coordinator.sql import typesystem as ts
 from coordinator.sql.parse import position_of
 from coordinator.sql.tree import (
     AggregateCall,
     Call,
+    CatalogScan,
+    ColumnRef,
     Expression,
     Literal,
+    Output,
     Parameter,
+    SelectQuery,
     SortKey,
+    SubqueryCall,
     WindowCall,
 )
 from shardb.errors import SqlError, unsupported
@@ -114,6 +120,10 @@ class Calls:
             case "pg_typeof":
                 self._need(name, args, 1, position)
                 return Literal(ts.TEXT, ts.type_name(args[0].type))
+            case "pg_get_indexdef" | "pg_get_constraintdef":
+                self._need(name, args, 1, position)
+                part = args[1] if name == "pg_get_indexdef" and len(args) > 1 else None
+                return self._definition(args[0], part, "definition", position)
             case "current_setting":
                 raise unsupported("current_setting()")
         signatures = fn.FUNCTIONS.get(name) or fn.SYSTEM.get(name)
@@ -146,8 +156,28 @@ class Calls:
                 )
             return Literal(ts.INT8, str(oid))
         if inner.type.code in ts.INTEGERS:
-            return inner
+            return self._definition(inner, None, "name", position)
         raise unsupported("a regclass that is not a literal")
+
+    def _definition(
+        self, oid: Expression, part: Expression | None, column: str, position: int
+    ) -> Expression:
+        """What pg_definitions has on an object, as a scalar subquery."""
+        table = catalog_tables.TABLES["pg_definitions"]
+        alias = self.binder.context.alias()
+        columns = {
+            name: ColumnRef(ref, alias, at, name) for at, (name, ref) in enumerate(table.columns)
+        }
+        if part is None:
+            part = Literal(ts.INT4, "0")
+        conditions = [
+            self.binder.operators.binary("=", columns[name], value, position)
+            for name, value in (("oid", oid), ("part", part))
+        ]
+        query = SelectQuery(
+            [Output(column, columns[column])], CatalogScan(alias, table.name), conditions
+        )
+        return SubqueryCall(ts.TEXT, "scalar", query)
 
     def _need(self, name: str, args: list[Expression], least: int, position: int) -> None:
         if len(args) < least:
@@ -210,9 +240,21 @@ class Calls:
             return Literal(ts.TEXT, "public")
         if isinstance(node, exp.CurrentCatalog):
             return Literal(ts.TEXT, "shardb")
-        if isinstance(node, (exp.CurrentTime, exp.Localtime, exp.Overlay, exp.If)):
+        if isinstance(node, exp.Overlay):
+            return self._overlay(node, position)
+        if isinstance(node, (exp.CurrentTime, exp.Localtime, exp.If)):
             raise unsupported(node.sql(dialect="postgres"))
         return None
+
+    def _overlay(self, node: exp.Overlay, position: int) -> Expression:
+        bind, plus = self.binder.bind, self.binder.operators.binary
+        text, other = bind(node.this), bind(node.args["expression"])
+        start, one = bind(node.args["from_"]), Literal(ts.INT4, "1")
+        count = node.args.get("for_")
+        width = self.scalar("length", [other], position) if count is None else bind(count)
+        head = self.scalar("substring", [text, one, plus("-", start, one, position)], position)
+        tail = self.scalar("substring", [text, plus("+", start, width, position)], position)
+        return plus("||", plus("||", head, other, position), tail, position)
 
     def _extract(self, field: str, value: Expression, position: int) -> Expression:
         if field not in _FIELDS:

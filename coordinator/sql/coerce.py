@@ -27,6 +27,7 @@ class Parameters:
 
     def __init__(self, declared: list[TypeRef]) -> None:
         self.types = declared
+        self.arrays: dict[int, TypeRef] = {}  # element types of those that are arrays
 
     def reference(self, index: int) -> Parameter:
         """The parameter at `index`, with its type if that is known already."""

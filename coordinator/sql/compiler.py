@@ -19,6 +19,7 @@ from coordinator.sql import parse
 from coordinator.sql import typesystem as ts
 from coordinator.sql.bind_dml import DmlBinder
 from coordinator.sql.bind_query import QueryBinder
+from coordinator.sql.bind_settings import settings_plan
 from coordinator.sql.context import Context
 from coordinator.sql.lexer import Cursor, Token, syntax_error, tokenize
 from coordinator.sql.tree import InsertStatement, SelectQuery
@@ -43,13 +44,15 @@ class StatementText:
 class CompiledStatement:
     """A plan, the types of the statement's own parameters and its result columns (may be none).
 
-    `returns_rows` tells RowDescription from NoData.
+    `returns_rows` tells RowDescription from NoData. `arrays`: the parameters that are arrays (their
+    type here is text), and the OIDs of their types.
     """
 
     plan: Plan
     params: tuple[TypeRef, ...]
     columns: tuple[OutColumn, ...]
     returns_rows: bool
+    arrays: tuple[tuple[int, int], ...] = ()
 
 
 class Compiler:
@@ -79,7 +82,9 @@ class Compiler:
                     "cannot insert multiple commands into a prepared statement",
                     position=token.start + 1,
                 )
-        context = Context(self.catalog, text, [ts.from_oid(oid) for oid in param_types])
+        context = Context(
+            self.catalog, text, [ts.from_oid(oid) for oid in param_types], param_types
+        )
         context.user = self.user
         context.tokens = tokens
         try:
@@ -89,7 +94,10 @@ class Compiler:
         params = tuple(
             ts.TEXT if ref.code == T.UNKNOWN else ref for ref in context.parameters.types
         )
-        return CompiledStatement(plan, params, plan.columns, bool(plan.columns))
+        arrays = tuple(
+            (index, ts.array_oid(ref)) for index, ref in sorted(context.parameters.arrays.items())
+        )
+        return CompiledStatement(plan, params, plan.columns, bool(plan.columns), arrays)
 
     def compile_lifted(self, text: str, kinds: Sequence[int]) -> CompiledStatement | None:
         """Compiles text whose literals became `$1 ...` of the types `kinds` (OIDs; 705 unknown).
@@ -101,7 +109,11 @@ class Compiler:
             compiled = self.compile(text, [0 if oid == 705 else oid for oid in kinds])
         except SqlError:
             return None
-        if isinstance(compiled.plan, UtilityPlan) or len(compiled.params) != len(kinds):
+        if (
+            compiled.arrays
+            or isinstance(compiled.plan, UtilityPlan)
+            or len(compiled.params) != len(kinds)
+        ):
             return None
         return compiled
 
@@ -135,6 +147,9 @@ class Compiler:
             return rowplan.plan_change(change, context) or distribute.plan_change_query(
                 change, context
             )
+        settings = settings_plan(tree)
+        if settings is not None:
+            return settings
         query = QueryBinder(context, {}).query(tree)
         if isinstance(query, SelectQuery):
             row_plan = rowplan.plan_select(query, context)

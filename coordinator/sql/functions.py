@@ -86,6 +86,7 @@ def _text1(template: str, result: TypeRef = ts.TEXT) -> list[Signature]:
 _NUMBER_TYPES: Final = (ts.INT2, ts.INT4, ts.INT8, ts.NUMERIC, ts.FLOAT4, ts.FLOAT8)
 _T: Final = ts.TEXT
 _I: Final = ts.INT4
+_NULL: Final = "CAST(NULL AS VARCHAR)"
 _DATE_PART: Final = "CAST(date_part({0}, {1}) AS DOUBLE)"
 
 FUNCTIONS: Final[dict[str, list[Signature]]] = {
@@ -104,6 +105,7 @@ FUNCTIONS: Final[dict[str, list[Signature]]] = {
     ],
     "trunc": [
         Signature((ts.NUMERIC,), _rounded, "CAST(trunc({0}) AS DECIMAL(38,0))"),
+        Signature((ts.NUMERIC, _I), _same, "trunc({0}, {1})"),
         *_f8("trunc"),
     ],
     "round": [
@@ -204,6 +206,48 @@ FUNCTIONS: Final[dict[str, list[Signature]]] = {
     ],
     "to_timestamp": [Signature((ts.FLOAT8,), ts.TIMESTAMPTZ, "to_timestamp({0})")],
     "gen_random_uuid": [Signature((), ts.UUID, "unhex(replace(CAST(uuid() AS VARCHAR), '-', ''))")],
+    "initcap": _text1(
+        "regexp_replace(array_to_string(list_transform(regexp_extract_all(lower({0}), "
+        "'[\\p{{L}}\\p{{N}}]+|[^\\p{{L}}\\p{{N}}]+'), lambda w: upper(w[1]) || w[2:]), ''), '', '')"
+    ),
+    "encode": [
+        Signature(
+            (ts.BYTEA, _T),
+            _T,
+            "(CASE lower({1}) WHEN 'hex' THEN lower(hex({0})) WHEN 'base64' THEN base64({0}) "
+            "ELSE error('[22023] unrecognized encoding: \"' || {1} || '\"') END)",
+        )
+    ],
+    "decode": [
+        Signature(
+            (_T, _T),
+            ts.BYTEA,
+            "(CASE lower({1}) WHEN 'hex' THEN unhex({0}) WHEN 'base64' THEN from_base64({0}) "
+            "ELSE error('[22023] unrecognized encoding: \"' || {1} || '\"') END)",
+        )
+    ],
+    "div": [
+        Signature(
+            (ts.NUMERIC, ts.NUMERIC),
+            _rounded,
+            "CAST(trunc(({0} - {0} % {1}) / {1}) AS DECIMAL(38,0))",
+        )
+    ],
+    "gcd": [Signature((t, t), _same, "gcd({0}, {1})") for t in (_I, ts.INT8)],
+    "lcm": [Signature((t, t), _same, "lcm({0}, {1})") for t in (_I, ts.INT8)],
+    "cbrt": _f8("cbrt"),
+    "to_hex": [Signature((t,), _T, "lower(to_hex({0}))") for t in (_I, ts.INT8)],
+    "quote_literal": _text1("(chr(39) || replace({0}, chr(39), chr(39) || chr(39)) || chr(39))"),
+    "isfinite": [
+        Signature((t,), ts.BOOL, "isfinite({0})") for t in (ts.DATE, ts.TIMESTAMP, ts.TIMESTAMPTZ)
+    ],
+    "make_timestamp": [
+        Signature(
+            (_I, _I, _I, _I, _I, ts.FLOAT8),
+            ts.TIMESTAMP,
+            "make_timestamp({0}, {1}, {2}, {3}, {4}, {5})",
+        )
+    ],
     "row_number": [Signature((), ts.INT8, "row_number()")],
 }
 FUNCTIONS["ceiling"] = FUNCTIONS["ceil"]
@@ -211,7 +255,7 @@ FUNCTIONS["pow"] = FUNCTIONS["power"]
 
 # Called by psql and drivers; what they answer does not depend on data.
 SYSTEM: Final[dict[str, list[Signature]]] = {
-    "pg_table_is_visible": [Signature((ts.INT8,), ts.BOOL, "({0} IS NOT NULL)")],
+    "pg_table_is_visible": [Signature((ts.INT8,), ts.BOOL, "({0} NOT BETWEEN 13001 AND 13999)")],
     "pg_type_is_visible": [Signature((ts.INT8,), ts.BOOL, "({0} IS NOT NULL)")],
     "pg_function_is_visible": [Signature((ts.INT8,), ts.BOOL, "({0} IS NOT NULL)")],
     "pg_get_userbyid": [Signature((ts.INT8,), _T, "'shardb'")],
@@ -219,20 +263,99 @@ SYSTEM: Final[dict[str, list[Signature]]] = {
         Signature((_T, ts.INT8), _T, "{0}"),
         Signature((_T, ts.INT8, ts.BOOL), _T, "{0}"),
     ],
-    "pg_get_constraintdef": [
-        Signature((ts.INT8,), _T, "CAST(NULL AS VARCHAR)"),
-        Signature((ts.INT8, ts.BOOL), _T, "CAST(NULL AS VARCHAR)"),
+    **{
+        name: [Signature((ts.INT8,), ts.BOOL, "({0} IS NOT NULL)")]
+        for name in (
+            "pg_operator_is_visible",
+            "pg_collation_is_visible",
+            "pg_conversion_is_visible",
+            "pg_opclass_is_visible",
+            "pg_opfamily_is_visible",
+            "pg_statistics_obj_is_visible",
+            "pg_ts_config_is_visible",
+            "pg_ts_dict_is_visible",
+        )
+    },
+    # Objects that these describe do not exist here.
+    **{
+        name: [Signature((ts.INT8,), _T, _NULL), Signature((ts.INT8, ts.BOOL), _T, _NULL)]
+        for name in (
+            "pg_get_function_result",
+            "pg_get_function_arguments",
+            "pg_get_function_identity_arguments",
+            "pg_get_functiondef",
+            "pg_get_statisticsobjdef_columns",
+            "pg_get_triggerdef",
+            "pg_get_ruledef",
+            "pg_get_viewdef",
+            "pg_get_partkeydef",
+            "pg_tablespace_location",
+        )
+    },
+    "pg_get_serial_sequence": [Signature((_T, _T), _T, _NULL)],
+    **{
+        name: [
+            Signature((ts.INT8,), ts.INT8, "CAST({0} * 0 AS BIGINT)"),
+            Signature((_T,), ts.INT8, "CAST(length({0}) * 0 AS BIGINT)"),
+        ]
+        for name in (
+            "pg_relation_size",
+            "pg_table_size",
+            "pg_total_relation_size",
+            "pg_indexes_size",
+            "pg_database_size",
+            "pg_tablespace_size",
+        )
+    },
+    "getdatabaseencoding": [Signature((), _T, "'UTF8'")],
+    "pg_size_pretty": [
+        Signature(
+            (ts.INT8,),
+            _T,
+            "(CASE WHEN {0} < 10240 THEN {0} || ' bytes' WHEN {0} < 10485760 "
+            "THEN ({0} // 1024) || ' kB' WHEN {0} < 10737418240 THEN ({0} // 1048576) || ' MB' "
+            "ELSE ({0} // 1073741824) || ' GB' END)",
+        )
     ],
-    "obj_description": [Signature((ts.INT8, _T), _T, "CAST(NULL AS VARCHAR)")],
+    "array_to_string": [Signature((_T, _T), _T, "shardb_array_text({0}, {1})")],
+    "array_upper": [Signature((_T, _I), _I, "CAST(nullif(len(shardb_array({0})), 0) AS INTEGER)")],
+    "array_length": [Signature((_T, _I), _I, "CAST(nullif(len(shardb_array({0})), 0) AS INTEGER)")],
+    "array_lower": [
+        Signature((_T, _I), _I, "(CASE WHEN len(shardb_array({0})) > 0 THEN 1 END)"),
+    ],
+    "cardinality": [Signature((_T,), _I, "CAST(len(shardb_array({0})) AS INTEGER)")],
+    "pg_char_to_encoding": [Signature((_T,), _I, "(CASE WHEN upper({0}) = 'UTF8' THEN 6 END)")],
+    "quote_ident": [
+        Signature(
+            (_T,),
+            _T,
+            "(CASE WHEN regexp_full_match({0}, '[a-z_][a-z0-9_$]*') THEN {0} "
+            "ELSE '\"' || replace({0}, '\"', '\"\"') || '\"' END)",
+        )
+    ],
+    "shobj_description": [Signature((ts.INT8, _T), _T, _NULL)],
+    "has_database_privilege": [
+        Signature((_T, _T), ts.BOOL, "true"),
+        Signature((ts.INT8, _T), ts.BOOL, "true"),
+        Signature((_T, ts.INT8, _T), ts.BOOL, "true"),
+    ],
+    "pg_postmaster_start_time": [Signature((), ts.TIMESTAMPTZ, "now()")],
+    "pg_my_temp_schema": [Signature((), ts.INT8, "CAST(0 AS BIGINT)")],
+    "pg_is_other_temp_schema": [Signature((ts.INT8,), ts.BOOL, "false")],
+    "txid_current": [Signature((), ts.INT8, "CAST(1 AS BIGINT)")],
+    "obj_description": [Signature((ts.INT8, _T), _T, _NULL), Signature((ts.INT8,), _T, _NULL)],
     "col_description": [Signature((ts.INT8, _I), _T, "CAST(NULL AS VARCHAR)")],
     "pg_encoding_to_char": [Signature((_I,), _T, "'UTF8'")],
     "pg_backend_pid": [Signature((), _I, "1")],
     "pg_is_in_recovery": [Signature((), ts.BOOL, "false")],
-    "pg_relation_is_publishable": [Signature((_T,), ts.BOOL, "false")],
+    "pg_relation_is_publishable": [Signature((ts.INT8,), ts.BOOL, "false")],
     "version": [Signature((), _T, "'PostgreSQL 15.0 (shardb 0.1.0)'")],
     "current_schema": [Signature((), _T, "'public'")],
     "current_database": [Signature((), _T, "'shardb'")],
-    "has_table_privilege": [Signature((ts.INT8, _T), ts.BOOL, "true")],
+    "has_table_privilege": [
+        Signature((ts.INT8, _T), ts.BOOL, "true"),
+        Signature((_T, _T), ts.BOOL, "true"),
+    ],
     "has_schema_privilege": [Signature((_T, _T), ts.BOOL, "true")],
     "format_type": [
         Signature((ts.INT8, _I), _T, "shardb_format_type({0}, {1})"),
@@ -240,7 +363,7 @@ SYSTEM: Final[dict[str, list[Signature]]] = {
 }
 
 # The engine functions that implement templates above; defined by `shardb.engine` as macros.
-ENGINE_MACROS: Final = ("shardb_format_type",)
+ENGINE_MACROS: Final = ("shardb_format_type", "shardb_array", "shardb_array_text")
 
 WINDOW: Final[dict[str, list[Signature]]] = {
     "row_number": [Signature((), ts.INT8, "row_number()")],
@@ -270,7 +393,8 @@ def sum_type(argument: TypeRef) -> TypeRef | None:
         case T.INT8:
             return ts.numeric(38, 0)
         case T.NUMERIC:
-            return ts.numeric(38, ts.numeric_shape(argument)[1])
+            shape = ts.numeric_shape(argument)
+            return argument if argument == ts.NUMERIC else ts.numeric(38, shape[1])
         case T.FLOAT4 | T.FLOAT8 | T.INTERVAL:
             return argument
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlglot import exp
 
 from coordinator.sql import typesystem as ts
+from coordinator.sql.arrays import element_type
 from coordinator.sql.bind_expr import data_type, name_of
 from shardb.types import TypeCode as T
 
@@ -72,5 +73,5 @@ def _cast_name(node: exp.Cast) -> str:
         T.TIMESTAMPTZ: "timestamptz",
         T.TIME: "time",
     }
-    ref = data_type(node.args["to"])
+    ref = data_type(element_type(node.args["to"]) or node.args["to"])
     return names.get(T(ref.code), ts.type_name(ref))

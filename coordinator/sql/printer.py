@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from coordinator.sql import functions as fn
+from coordinator.sql import print_numeric
 from coordinator.sql import typesystem as ts
 from coordinator.sql.tree import (
     AggregateCall,
@@ -239,12 +240,13 @@ class Printer:
             left, right = (f"rtrim({self.expression(arg)}, ' ')" for arg in args)
             return f"({left} {op} {right})"
         texts = [self.expression(arg) for arg in args]
+        if op.startswith("array_a"):
+            quantifier, _, comparison = op.partition(" ")
+            word = quantifier.removeprefix("array_").upper()
+            return f"({texts[0]} {comparison} {word} (SELECT {texts[1]}))"
         if op in _INFIX and len(texts) >= 2:
-            if op == "*" and node.type == ts.NUMERIC:
-                return (
-                    f"CAST(CAST({texts[0]} AS DOUBLE) * CAST({texts[1]} AS DOUBLE) AS "
-                    "DECIMAL(38,16))"
-                )
+            if op == "*" and node.type.code == T.NUMERIC:
+                return print_numeric.product(node.type, args[0].type, args[1].type, texts)
             joined = f" {_INFIX[op]} ".join(texts)
             if op in ("+", "-") and node.type.code == T.DATE:
                 return f"CAST(({joined}) AS DATE)"
@@ -312,6 +314,11 @@ class Printer:
             )
         name = fn.AGGREGATES[node.function][1] if node.function in fn.AGGREGATES else node.function
         text = f"{name}({distinct}{args}{order}){filter_}{over}"
+        if node.function == "avg" and node.type == ts.NUMERIC:
+            total = f"sum({distinct}{args}){filter_}{over}"
+            count = f"count({distinct}{args}){filter_}{over}"
+            # No rows: the count is 0 then and must not be divided by.
+            return print_numeric.average(node.args[0].type, total, f"nullif({count}, 0)")
         if node.function in ("sum", "avg") or node.type == ts.NUMERIC:
             return f"CAST({text} AS {ts.engine_type(node.type)})"
         return text
@@ -341,6 +348,8 @@ class Printer:
     def _subquery(self, node: SubqueryCall) -> str:
         inner = self.query(node.query)
         negated = "NOT " if node.negated else ""
+        if node.kind == "array":
+            return f"('{{' || array_to_string(ARRAY({inner}), ',') || '}}')"
         if node.kind == "scalar":
             return f"({inner})"
         if node.kind == "exists":
@@ -405,6 +414,13 @@ def _to_text(source: TypeRef, text: str) -> str:
     return f"CAST({text} AS VARCHAR)"
 
 
+def _array_elements(ref: TypeRef, text: str) -> str:
+    item = f"unnest(shardb_array({text}))"
+    if ref.code == T.UUID:
+        return f"unhex(replace({item}, '-', ''))"
+    return f"CAST({item} AS {ts.engine_type(TypeRef(ref.code))})"
+
+
 def _print_store(printer: Printer, node: Call, texts: list[str]) -> str:
     width = node.type.typmod - 4
     name = ts.format_type(node.type)
@@ -419,7 +435,7 @@ def _print_store(printer: Printer, node: Call, texts: list[str]) -> str:
 
 def _print_divide(printer: Printer, node: Call, texts: list[str]) -> str:
     if node.type.code == T.NUMERIC:
-        return f"CAST(CAST({texts[0]} AS DOUBLE) / CAST({texts[1]} AS DOUBLE) AS DECIMAL(38,16))"
+        return print_numeric.quotient(node.args[0].type, node.args[1].type, texts)
     if node.type.code == T.INTERVAL:
         return f"({texts[0]} / {texts[1]})"
     return f"({texts[0]} / {texts[1]})"
@@ -439,6 +455,9 @@ def _print_like(printer: Printer, node: Call, texts: list[str]) -> str:
 
 
 _SPECIAL: Final[dict[str, Callable[[Printer, Call, list[str]], str]]] = {
+    "array_elements": lambda _, node, texts: _array_elements(node.type, texts[0]),
+    "array_list": lambda _, node, texts: f"shardb_array({texts[0]})",
+    "array_item": lambda _, node, texts: f"shardb_array({texts[0]})[{texts[1]}]",
     "cast": _print_cast,
     "shape": lambda _, node, texts: f"CAST({texts[0]} AS {ts.engine_type(node.type)})",
     "store": _print_store,

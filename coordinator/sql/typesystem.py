@@ -78,10 +78,16 @@ _CATALOG_NAMES: Final = {
     "oid": INT8,
     "name": TEXT,
     "regclass": INT8,
+    "regproc": INT8,
+    "regprocedure": INT8,
+    "regrole": TEXT,
+    "xid": INT8,
+    '"char"': TEXT,
     "regtype": TEXT,
     "cstring": TEXT,
     "regnamespace": TEXT,
 }
+_ELEMENTS: Final = {kind.array_oid: code for code, kind in types.TYPES.items() if kind.array_oid}
 _CATALOG_OIDS: Final = {19: TEXT, 26: INT8, 2275: TEXT}
 
 
@@ -106,10 +112,23 @@ def from_oid(oid: int) -> TypeRef:
     """The type of a parameter announced with `oid`; 0 and unknown's mean "infer it"."""
     if oid in _CATALOG_OIDS:
         return _CATALOG_OIDS[oid]
+    if element_of(oid) is not None:
+        return TEXT
     code = types.type_by_oid(oid)
     if code is None:
         raise SqlError("0A000", f"parameters of the type with OID {oid} are not supported")
     return TypeRef(code)
+
+
+def element_of(oid: int) -> TypeRef | None:
+    """The element type of an array type's OID; None if it is no array's."""
+    found = _ELEMENTS.get(oid)
+    return None if found is None else TypeRef(found)
+
+
+def array_oid(ref: TypeRef) -> int:
+    """The OID of the type's array type."""
+    return types.TYPES[T(ref.code)].array_oid
 
 
 def from_name(name: str, modifiers: tuple[int, ...] = (), position: int = 0) -> TypeRef:

@@ -70,7 +70,12 @@ def _conversion(message: str) -> SqlError:
         name = _NAMES.get(found.group(2).upper(), found.group(2).lower())
         state = "22007" if name in ("date", "timestamp", "time") else "22P02"
         return SqlError(state, f'invalid input syntax for type {name}: "{found.group(1)}"')
-    if "out of range" in message or "Could not cast value" in message or "because" in message:
+    if (
+        "out of range" in message
+        or "Failed to cast decimal" in message
+        or "Could not cast value" in message
+        or "because" in message
+    ):
         return _out_of_range(message)
     return SqlError("22P02", "invalid input syntax")
 

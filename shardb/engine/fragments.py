@@ -18,6 +18,7 @@ import duckdb
 import pyarrow as pa
 
 from shardb.engine.errors import translate
+from shardb.engine.macros import MACROS
 from shardb.errors import SqlError
 from shardb.limits import MIB
 
@@ -36,21 +37,6 @@ _FENCE: Final = (
     "SET scalar_subquery_error_on_multiple_rows = true",
     "SET TimeZone = 'UTC'",
     "SET enable_progress_bar = false",
-)
-_MACROS: Final = (
-    # format_type(): enough of it for the clients' catalog queries.
-    "CREATE MACRO shardb_format_type(code, modifier) AS CASE code "
-    "WHEN 16 THEN 'boolean' WHEN 17 THEN 'bytea' WHEN 20 THEN 'bigint' WHEN 21 THEN 'smallint' "
-    "WHEN 23 THEN 'integer' WHEN 25 THEN 'text' WHEN 114 THEN 'json' WHEN 700 THEN 'real' "
-    "WHEN 701 THEN 'double precision' WHEN 1082 THEN 'date' WHEN 1186 THEN 'interval' "
-    "WHEN 1083 THEN 'time without time zone' WHEN 1114 THEN 'timestamp without time zone' "
-    "WHEN 1184 THEN 'timestamp with time zone' WHEN 2950 THEN 'uuid' WHEN 3802 THEN 'jsonb' "
-    "WHEN 1043 THEN 'character varying' || CASE WHEN modifier > 4 "
-    "THEN '(' || (modifier - 4) || ')' ELSE '' END "
-    "WHEN 1042 THEN 'character' || CASE WHEN modifier > 4 "
-    "THEN '(' || (modifier - 4) || ')' ELSE '' END "
-    "WHEN 1700 THEN 'numeric' || CASE WHEN modifier > 4 THEN '(' || ((modifier - 4) >> 16) || ',' "
-    "|| ((modifier - 4) & 65535) || ')' ELSE '' END ELSE '???' END",
 )
 
 
@@ -164,7 +150,7 @@ class FragmentEngine:
                 "threads": str(self._threads),
             },
         )
-        for macro in _MACROS:
+        for macro in MACROS:
             connection.execute(macro)
         for statement in _FENCE:
             connection.execute(statement)

@@ -15,6 +15,8 @@ from tests.support.server import Server
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 UPDATE = "UPDATE waited SET n = n + 1 WHERE id = 1"
+LOCKING = "SELECT * FROM waited WHERE id = 1 FOR UPDATE"
+BY_QUERY = "UPDATE waited SET n = w.n + 1 FROM waited w WHERE waited.id = w.id"
 LONG = (
     "SELECT count(*) FROM generate_series(1, 100000) a(i), generate_series(1, 100000) b(j) "
     "WHERE (i * j) % 7 = 3"
@@ -59,6 +61,30 @@ def test_a_wait_for_a_row_ends(
     assert other.execute("SELECT n FROM waited WHERE id = 1").fetchone() == (11,)
 
 
+@pytest.mark.parametrize("statement", [LOCKING, BY_QUERY])
+def test_lock_timeout_holds_for_other_statements_too(
+    pair: tuple[Connection, Connection], statement: str
+) -> None:
+    _, other = pair
+    other.execute("SET lock_timeout = '50ms'")
+    with pytest.raises(psycopg.errors.LockNotAvailable):
+        other.execute(statement)
+    other.execute("UPDATE waited SET n = n + 1 WHERE id = 2")
+
+
+def test_lock_timeout_holds_for_copy(pair: tuple[Connection, Connection]) -> None:
+    holder, other = pair
+    holder.execute("INSERT INTO waited VALUES (3, 0)")
+    other.execute("SET lock_timeout = '50ms'")
+    with (
+        pytest.raises(psycopg.errors.LockNotAvailable),
+        other.cursor() as cursor,
+        cursor.copy("COPY waited FROM STDIN") as copy,
+    ):
+        copy.write("3\t3\n4\t4\n")
+    assert other.execute("SELECT count(*) FROM waited").fetchone() == (2,)
+
+
 def test_a_lock_timeout_leaves_what_a_savepoint_kept(pair: tuple[Connection, Connection]) -> None:
     holder, other = pair
     other.execute("SET lock_timeout = '50ms'")
@@ -75,7 +101,7 @@ def test_a_lock_timeout_leaves_what_a_savepoint_kept(pair: tuple[Connection, Con
 
 
 @pytest.mark.parametrize("in_block", [False, True])
-@pytest.mark.parametrize("statement", [UPDATE, "SELECT * FROM waited FOR UPDATE", LONG])
+@pytest.mark.parametrize("statement", [UPDATE, LOCKING, BY_QUERY, LONG])
 def test_a_cancel_request_ends_a_statement(
     pair: tuple[Connection, Connection], statement: str, in_block: bool
 ) -> None:

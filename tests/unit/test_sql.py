@@ -18,6 +18,7 @@ import pytest
 from coordinator.ddl import edits
 from coordinator.plan.explain import explain_lines
 from coordinator.plan.plans import QueryPlan, RowPlan, UtilityPlan, WritePlan
+from coordinator.sql.arrays import array_text, binary_array_text, parse_array
 from coordinator.sql.compiler import Compiler
 from shardb.errors import SqlError
 from tests.support.local_plans import LocalPlans
@@ -229,3 +230,40 @@ def test_split_keeps_quotes_and_comments_together(database: LocalPlans) -> None:
     parts = Compiler(database.catalog).split(text)
     assert [part.text for part in parts] == ["select ';'", "select $$;$$"]
     assert text[parts[1].offset :].startswith("select $$")
+
+
+def test_list_parameters_are_arrays(database: LocalPlans) -> None:
+    compiled = Compiler(database.catalog).compile("select 1 from t where i = any($1)")
+    assert compiled.arrays == ((0, 1007),)
+    declared = Compiler(database.catalog).compile("select 1 from t where i = any($1)", [1005])
+    assert declared.arrays == ((0, 1005),)
+
+
+def test_constant_lists_are_points(database: LocalPlans) -> None:
+    plan = Compiler(database.catalog).compile("select b from t where i = any('{1,2}')").plan
+    assert isinstance(plan, RowPlan)
+    assert len(plan.program.key.points) == 2
+
+
+@pytest.mark.parametrize(
+    "items", [[], ["a"], [None, "NULL", "null"], ["", " x ", 'a"b', "c\\d", "{e}", "f,g"]]
+)
+def test_array_text_is_read_back(items: list[str | None]) -> None:
+    assert parse_array(array_text(items)) == items
+
+
+def test_binary_arrays_become_text() -> None:
+    data = bytes.fromhex(
+        "00000001 00000001 00000017 00000003 0000000100000004 00000001 ffffffff 00000004 fffffffe"
+    )
+    assert binary_array_text(data) == b"{1,NULL,-2}"
+    for end in range(len(data)):
+        with pytest.raises(SqlError):
+            binary_array_text(data[:end])
+
+
+@pytest.mark.parametrize("text", ["1", "{1", "{1,}", "{,1}", '{"a}', "{a}b}"])
+def test_bad_array_text(text: str) -> None:
+    with pytest.raises(SqlError) as caught:
+        parse_array(text)
+    assert caught.value.sqlstate == "22P02"
