@@ -176,6 +176,9 @@ def test_numeric_division(a: Decimal, b: Decimal) -> None:
         assert got == "!22012"
         return
     exact = CONTEXT.divide(a, b)
+    if got == "!22003":  # 16 places after the point leave 22 before it
+        assert abs(exact) >= Decimal("1e22")
+        return
     assert CONTEXT.abs(CONTEXT.subtract(Decimal(got), exact)) <= max(
         CONTEXT.multiply(abs(exact), Decimal("1e-15")), Decimal("1e-38")
     )
