@@ -12,7 +12,7 @@ import gc
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from shardb._core.syncer import Syncer
 from shardb._core.zerofile import ZeroFile
@@ -135,6 +135,9 @@ class Lock(Protocol):
     def close(self) -> None: ...
 
 
+RANDOM_POOL_BYTES: Final = 4096
+
+
 def calm_garbage_collector() -> None:
     """Has a server's cycle collector pass over what it started with, and run rarely.
 
@@ -159,8 +162,20 @@ class SystemClock:
 
 
 class SystemRng:
+    """The kernel's random bytes, fetched in bulk: a call of the system a token is too dear."""
+
+    def __init__(self) -> None:
+        self._pool = b""
+        self._at = 0
+
     def token(self, size: int) -> bytes:
-        return os.urandom(size)
+        end = self._at + size
+        if end > len(self._pool):
+            self._pool = os.urandom(max(size, RANDOM_POOL_BYTES))
+            end = size
+        token = self._pool[end - size : end]
+        self._at = end
+        return token
 
 
 class ReaderLoop(Protocol):

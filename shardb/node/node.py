@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -43,12 +43,6 @@ NOT_HERE: Final = m.Failure("SH002", "the range is not on this shard", aborted=T
 STARTING: Final = m.Failure("57P03", "the shard is starting", aborted=True)
 
 
-class InDoubt(Protocol):
-    """Who finds out what became of prepared transactions (`recover.Resolver`)."""
-
-    def add(self, local: LocalRange, state: State) -> None: ...
-
-
 class ShardNode:
     """Opens the data directory, replays its log and serves messages.
 
@@ -69,7 +63,6 @@ class ShardNode:
         self.locks = LockTable()
         self.programs: dict[int, Registered] = {}
         self.serving = False
-        self.in_doubt: InDoubt | None = None
         self.statements = 0
         self._connections: set[ServerConnection] = set()
         self._rng = rng
@@ -83,7 +76,7 @@ class ShardNode:
         self.engine.close()
 
     def prepared_states(self) -> list[tuple[LocalRange, State]]:
-        """The transactions in doubt, after a start."""
+        """The transactions whose outcome is open."""
         return [
             (local, state)
             for local in self.ranges.values()
@@ -116,14 +109,10 @@ class ShardNode:
     def _range(self, engine: Engine, descriptor: Range) -> LocalRange:
         local = self.ranges.get(descriptor.id)
         if local is None:
-            local = LocalRange(descriptor, engine, self.locks, self._rng, self._on_prepared)
+            local = LocalRange(descriptor, engine, self.locks, self._rng)
             local.participant.fence(self._known_issued)
             self.ranges[descriptor.id] = local
         return local
-
-    def _on_prepared(self, local: LocalRange, state: State) -> None:
-        if self.in_doubt is not None:
-            self.in_doubt.add(local, state)
 
     # --- the handler of connections
 

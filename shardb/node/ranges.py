@@ -5,7 +5,6 @@ It is the participant's host: records go to the engine's log, outcomes to the ta
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from shardb._core.memload import put_framed
@@ -20,7 +19,7 @@ from shardb.txn import records
 from shardb.txn.locks import LockTable
 from shardb.txn.participant import Done, Participant
 from shardb.txn.records import Section
-from shardb.txn.state import KeySet, State
+from shardb.txn.state import KeySet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,7 +59,6 @@ class LocalRange:
         engine: Engine,
         locks: LockTable,
         rng: Rng,
-        on_prepared: Callable[[LocalRange, State], None],
     ) -> None:
         self.id = descriptor.id
         self.low = descriptor.start
@@ -70,7 +68,6 @@ class LocalRange:
         self.tablets: dict[int, Tablet] = {}
         self._engine = engine
         self._rng = rng
-        self._on_prepared = on_prepared
         self.participant = Participant(descriptor.id, self, locks)
 
     def install(self, table: Table) -> None:
@@ -115,6 +112,3 @@ class LocalRange:
 
     def new_state_id(self) -> int:
         return int.from_bytes(self._rng.token(8), "little") >> 1 | 1
-
-    def prepared(self, participant: Participant, state: State) -> None:
-        self._on_prepared(self, state)

@@ -25,28 +25,26 @@ PATIENCE: Final = 10  # silences before a connected coordinator is taken for hun
 
 
 class Resolver:
-    """`peer(node_id)` gives a client to another shard, None if it is not known (yet).
+    """`prepared()` lists what is prepared on this node; `local(range_id)` gives a range of it.
 
-    `local(range_id)` gives a range of this node, or None.
+    `peer(node_id)` gives a client to another shard, None if it is not known (yet).
     """
 
     def __init__(
         self,
         clock: Clock,
+        prepared: Callable[[], list[tuple[LocalRange, State]]],
         local: Callable[[int], LocalRange | None],
         peer: Callable[[int], Client | None],
     ) -> None:
         self._clock = clock
+        self._prepared = prepared
         self._local = local
         self._peer = peer
-        self._pending: dict[tuple[int, bytes], tuple[LocalRange, State, int]] = {}
+        self._seen_ms: dict[tuple[int, bytes], int] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._busy: set[tuple[int, bytes]] = set()
         self._task: asyncio.Task[None] | None = None
-
-    def add(self, local: LocalRange, state: State) -> None:
-        """A transaction has become prepared here."""
-        self._pending[local.id, state.txn_id] = (local, state, self._clock.monotonic_ms())
 
     def start(self) -> None:
         """Begins to look after them."""
@@ -62,10 +60,12 @@ class Resolver:
         while True:
             await asyncio.sleep(TICK_S)
             now = self._clock.monotonic_ms()
-            for key, (local, state, since) in list(self._pending.items()):
+            seen_ms, self._seen_ms = self._seen_ms, {}
+            for local, state in self._prepared():
                 if state.phase != PREPARED:
-                    del self._pending[key]
-                    continue
+                    continue  # its record is under way
+                key = (local.id, state.txn_id)
+                since = self._seen_ms[key] = seen_ms.get(key, now)
                 waited = now - since
                 if waited < limits.PREPARED_SILENCE_MS or key in self._busy:
                     continue

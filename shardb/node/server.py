@@ -57,13 +57,12 @@ class NodeServer:
             self._workers,
             filter_rows,
         )
-        self._resolver = Resolver(clock or SystemClock(), self.node.ranges.get, self._client)
-        self.node.in_doubt = self._resolver
+        self._resolver = Resolver(
+            clock or SystemClock(), self.node.prepared_states, self.node.ranges.get, self._client
+        )
 
     async def start(self) -> None:
         """Listens, and begins to finish what is in doubt."""
-        for local, state in self.node.prepared_states():
-            self._resolver.add(local, state)
         self._server = await listen(self.address, self.node)
         self._resolver.start()
 

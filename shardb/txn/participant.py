@@ -60,9 +60,6 @@ class Host(Protocol):
     def new_state_id(self) -> int:
         """A random number, not 0."""
 
-    def prepared(self, participant: Participant, state: State) -> None:
-        """A transaction is prepared here: the outcome has to come, or be asked for."""
-
 
 def aborted_failure(message: str, sqlstate: str = "40001") -> m.Failure:
     """A refusal after which the transaction certainly has no effect."""
@@ -343,7 +340,6 @@ class Participant:
                     call()
                 return
             state.phase = PREPARED
-            self.host.prepared(self, state)
             reply(m.Prepared(state.min_commit_ts))
             after, state.after = state.after, []
             for call in after:

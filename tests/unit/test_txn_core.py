@@ -263,9 +263,6 @@ class Host:
         self.number += 1
         return self.number
 
-    def prepared(self, participant: Participant, state: State) -> None:
-        pass
-
 
 def participant() -> tuple[Participant, Host]:
     host = Host()
