@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from shardb.errors import SqlError
+from shardb.errors import SqlError, unsupported
 
 SERVER_VERSION: Final = "15.8"
 SERVER_VERSION_NUM: Final = "150008"
@@ -246,7 +246,12 @@ class Settings:
         return checked if parameter.reported else None
 
     def start(self, name: str, value: str) -> None:
-        """Takes a parameter of the start-up packet: it becomes what RESET goes back to."""
+        """Takes a parameter of the start-up packet: it becomes what RESET goes back to.
+
+        A driver that names its machine's zone there is told in ParameterStatus that it is UTC.
+        """
+        if name.lower() == "timezone":
+            value = "UTC"
         self.set(name, value)
         self._defaults[name.lower()] = self._values[name.lower()]
 
@@ -301,5 +306,7 @@ class Settings:
 
 
 def _time_zone(value: str) -> str:
-    """Timestamps with time zone are shown in UTC, whatever zone a client asks for."""
-    return value if value.lower() in _UTC else "UTC"
+    """UTC by any of its names; 0A000 for the zones of other clocks."""
+    if value.lower() in _UTC:
+        return value
+    raise unsupported(f'time zone "{value}"', "Timestamps are shown in UTC.")
