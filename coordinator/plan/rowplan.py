@@ -422,6 +422,8 @@ def plan_change(statement: UpdateStatement | DeleteStatement, context: Context) 
         filter_ = _filter(rest, translator)
         assignments: tuple[tuple[int, rp.Expr], ...] = ()
         if isinstance(statement, UpdateStatement):
+            if any(at in table.primary_key for at, _ in statement.assignments):
+                return None  # the row may move to another range
             assignments = tuple(
                 (at, translator.expression(value)) for at, value in statement.assignments
             )
