@@ -1,4 +1,4 @@
-"""Row programs: one compiled statement on one table, run against a memtable.
+"""Row programs: one compiled statement on one table, run against its runs.
 
 Arguments common to the methods are described at `Program`. Errors are `coreerror.CoreError`.
 """
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from shardb._core.exprcompile import OPERATORS as OPERATORS
 from shardb._core.exprcompile import supported as supported
-from shardb._core.memtable import MemTable
 from shardb._core.rowspec import CompiledSpec
+from shardb._core.runs import Runs
 
 class Program(CompiledSpec):
     """A compiled statement that runs: `Program(ProgramSpec, Table)`.
@@ -20,7 +20,7 @@ class Program(CompiledSpec):
 
     def select(
         self,
-        memtable: MemTable,
+        runs: Runs,
         ts: int,
         params: bytes,
         formats: bytes,
@@ -30,7 +30,7 @@ class Program(CompiledSpec):
     ) -> tuple[bytes, int, int]: ...
     def candidates(
         self,
-        memtable: MemTable,
+        runs: Runs,
         ts: int,
         params: bytes,
         overlay: Mapping[bytes, bytes | None] | None = None,

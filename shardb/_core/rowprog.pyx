@@ -1,12 +1,11 @@
-"""Row programs: one compiled statement on one table, run against a memtable without SQL in sight.
+"""Row programs: one compiled statement on one table, run against its runs without SQL in sight.
 
 Calls belong to one thread, keep no state between them and never call back. Errors are CoreError
 with PostgreSQL's SQLSTATE and message. Oracle: tests/unit/test_rowprog.py.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp
 
 from shardb._core.buffer cimport (
     arena_reset, buf_be16, buf_be32, buf_free, buf_u8, put_be32, raise_core,
@@ -15,7 +14,8 @@ from shardb._core.datum cimport datum_to_binary, datum_to_text
 from shardb._core.expr cimport eval_condition, eval_expr
 from shardb._core.rowagg cimport aggregate_add, aggregate_reset, aggregate_result
 from shardb._core.rowcodec cimport row_get
-from shardb._core.rowcursor cimport Cursor, OwnWrite, cursor_next, cursor_open
+from shardb._core.rowcursor cimport RowCursor
+from shardb._core.runs cimport Runs
 
 from shardb._core.coreerror import CoreError
 from shardb._core.exprcompile import OPERATORS, supported
@@ -46,7 +46,7 @@ cdef class Program(CompiledSpec):
 
     Common arguments: `params` in `param_layout`; `formats` one byte an output column (0 text,
     1 binary), or one for all, or none for text; `overlay` the transaction's own writes, a mapping of
-    key to row or None (deleted), seen before the memtable; `low`, `high` the range's bounds (None or
+    key to row or None (deleted), seen before the runs; `low`, `high` the range's bounds (None or
     empty: unbounded) outside of which nothing is seen; `ts` the snapshot, 2**64 - 1 for the newest.
     """
 
@@ -63,7 +63,7 @@ cdef class Program(CompiledSpec):
 
     # --- reading
 
-    def select(self, MemTable memtable not None, uint64_t ts, bytes params not None,
+    def select(self, Runs runs not None, uint64_t ts, bytes params not None,
                bytes formats not None, overlay=None, bytes low=None, bytes high=None):
         """`(data, rows, newest_ts)`: ready DataRow messages, their number, and the largest commit
         timestamp met (of deletions too; own writes have none)."""
@@ -75,14 +75,14 @@ cdef class Program(CompiledSpec):
         if self.has_aggregates:
             for k in range(self.output_count):
                 aggregate_reset(&self.aggregate[k])
-        self.run(memtable, ts, overlay, low, high, &newest)
+        self.run(runs, ts, overlay, low, high, &newest)
         if self.has_aggregates:
             self.rows = 0
             if self.left != 0 and self.skip == 0:
                 self.emit_aggregates()
         return PyBytes_FromStringAndSize(self.out.data, self.out.len), self.rows, newest
 
-    def candidates(self, MemTable memtable not None, uint64_t ts, bytes params not None,
+    def candidates(self, Runs runs not None, uint64_t ts, bytes params not None,
                    overlay=None, bytes low=None, bytes high=None):
         """Keys of the rows that match key and filter, in the order of the statement, within its
         limit and offset."""
@@ -92,27 +92,27 @@ cdef class Program(CompiledSpec):
         self.take_limits()
         self.collected = keys
         try:
-            self.run(memtable, ts, overlay, low, high, &newest)
+            self.run(runs, ts, overlay, low, high, &newest)
         finally:
             self.collected = None
         return keys
 
-    cdef int run(self, MemTable memtable, uint64_t ts, object overlay, bytes low, bytes high,
+    cdef int run(self, Runs runs, uint64_t ts, object overlay, bytes low, bytes high,
                  uint64_t* newest) except -1:
-        cdef const char* row
-        cdef uint64_t commit_ts
-        cdef uint32_t length
+        cdef const char* row = NULL
+        cdef uint64_t commit_ts = 0
+        cdef uint32_t length = 0
         cdef bytes key
         cdef list keys
+        cdef int found
         if self.left == 0:
             return 0
         if self.point_count == 0:
-            return self.run_interval(memtable, ts, overlay, low, high, newest)
+            return self.run_interval(runs, ts, overlay, low, high, newest)
         if self.point_count == 1 and not overlay:
             # The hot path: no Python object but the answer.
             if self.put_point(&self.point[0]) and within(self.key.data, self.key.len, low, high):
-                row = memtable.lookup(self.key.data, self.key.len, ts, &length, newest)
-                if row != NULL:
+                if runs.lookup(self.key.data, self.key.len, ts, &row, &length, newest):
                     self.visit(self.key.data, self.key.len, row)
             return 0
         keys = self.point_keys()
@@ -127,59 +127,28 @@ cdef class Program(CompiledSpec):
             if own is not ABSENT:
                 row = PyBytes_AS_STRING(<bytes?>own)
             else:
-                row = memtable.lookup(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), ts, &length,
-                                      &commit_ts)
+                found = runs.lookup(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), ts, &row,
+                                    &length, &commit_ts)
                 if commit_ts > newest[0]:
                     newest[0] = commit_ts
-                if row == NULL:
+                if not found:
                     continue
             if not self.visit(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), row):
                 break
         return 0
 
-    cdef int run_interval(self, MemTable memtable, uint64_t ts, object overlay, bytes low,
+    cdef int run_interval(self, Runs runs, uint64_t ts, object overlay, bytes low,
                           bytes high, uint64_t* newest) except -1:
-        cdef Cursor c
-        cdef bytes start
-        cdef bytes end
-        cdef list own = []
-        cdef Py_ssize_t k
-        cdef OwnWrite* writes = NULL
+        cdef RowCursor cursor
         bounds = self.interval_in_call(low, high)
         if bounds is None:
             return 0
-        start, end = bounds
-        memset(&c, 0, sizeof(Cursor))
-        c.low = PyBytes_AS_STRING(start)
-        c.low_length = PyBytes_GET_SIZE(start)
-        c.high = PyBytes_AS_STRING(end)
-        c.high_length = PyBytes_GET_SIZE(end)
-        c.reverse = self.reverse
-        c.ts = ts
-        try:
-            if overlay:
-                own = sorted([
-                    (key, row) for key, row in overlay.items()
-                    if key >= start and (not end or key < end)])
-                writes = <OwnWrite*>malloc((len(own) + 1) * sizeof(OwnWrite))
-                if writes == NULL:
-                    raise MemoryError
-                for k in range(len(own)):
-                    key, row = own[k]
-                    writes[k].key = PyBytes_AS_STRING(<bytes?>key)
-                    writes[k].key_length = PyBytes_GET_SIZE(key)
-                    writes[k].row = NULL if row is None else PyBytes_AS_STRING(<bytes?>row)
-                    writes[k].row_length = 0 if row is None else PyBytes_GET_SIZE(row)
-                c.own = writes
-                c.own_count = len(own)
-            cursor_open(&c, memtable)
-            while cursor_next(&c, memtable):
-                arena_reset(&self.arena)
-                if not self.visit(c.key, c.key_length, c.row):
-                    break
-        finally:
-            free(writes)
-        newest[0] = c.newest_ts
+        cursor = RowCursor(runs, bounds[0], bounds[1], ts, self.reverse, overlay)
+        while cursor.next():
+            arena_reset(&self.arena)
+            if not self.visit(cursor.key, cursor.key_length, cursor.row):
+                break
+        newest[0] = cursor.newest_ts
         return 0
 
     cdef object interval_in_call(self, bytes low, bytes high):

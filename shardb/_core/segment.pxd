@@ -10,6 +10,7 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from shardb._core.buffer cimport Buf
+from shardb._core.datum cimport Datum
 from shardb._core.rowcodec cimport Layout, RowLayout
 from shardb._core.rowmap cimport ColumnMap
 
@@ -66,21 +67,33 @@ cdef class Segment:
     cdef const uint8_t* bloom
     cdef uint64_t bloom_blocks
     cdef list held                       # decompressed buffers by group * columns + column
+    cdef Datum* values                   # scratch of `build`
+    cdef int value_room
     # Makes a column of a group ready. CoreError XX001 names file and place if it is damaged.
     cdef int load(self, int group, int column) except -1
+    # Keys, and timestamps and tombstones where there are any.
+    cdef int load_system(self, int group) except -1
+    # What keeps the pointers into a group's loaded columns valid while it is referenced.
+    cdef object hold(self, int group)
+    # The group of a row by its number.
+    cdef int group_of(self, int64_t row) noexcept nogil
     # The number of the first row with a key >= `key`; `rows` if there is none.
     cdef int64_t seek(self, const char* key, Py_ssize_t key_length) except -1
     # 1 and the row of the newest version of exactly this key with a timestamp <= `ts` (it may be a
     # tombstone); 0 if there is none.
     cdef int find(self, const char* key, Py_ssize_t key_length, uint64_t hash, uint64_t ts,
                   int* group, uint32_t* row) except -1
-    # Appends the row of the target layout that `map` makes of a row (not a tombstone).
+    # Appends the row of the target layout that `map` (NULL: its own) makes of a row, no tombstone.
     cdef int build(self, int group, uint32_t row, const ColumnMap* map, const Layout* target,
                    Buf* out) except -1
+    cdef int describe(self, RowGroup* to, object group) except -1
+    cdef int load_first(self, int group, int column) except -1
+    cdef object damaged(self, int group, int column, str what)
+    cdef object piece(self, int group, int column, uint64_t at, uint64_t length)
 
 # --- of rows in loaded columns
 
-cdef inline uint64_t segment_ts(const Segment segment, const RowGroup* group, uint32_t row) noexcept nogil:
+cdef inline uint64_t segment_ts(Segment segment, const RowGroup* group, uint32_t row) noexcept nogil:
     """The commit timestamp. REQUIRES: TS_COLUMN is loaded, or the segment is linked."""
     if segment.link_ts:
         return segment.link_ts
@@ -96,8 +109,5 @@ cdef inline const char* segment_key(const RowGroup* group, uint32_t row, uint32_
     length[0] = <uint32_t> (offsets[row + 1] - offsets[row])
     return group.chunk[KEY_COLUMN].values + offsets[row]
 
-# The hash that Bloom filters are made of; the same in every process.
-cdef uint64_t bloom_hash(const char* key, Py_ssize_t key_length) noexcept nogil
-# Split block Bloom filter (Parquet's): 32-byte blocks, 8 bits a key.
-cdef bint bloom_has(const uint8_t* bloom, uint64_t blocks, uint64_t hash) noexcept nogil
-cdef void bloom_add(uint8_t* bloom, uint64_t blocks, uint64_t hash) noexcept nogil
+# The first row of a group with a key >= `key`, `rows` if there is none. REQUIRES: keys are loaded.
+cdef uint32_t group_seek(const RowGroup* of, const char* key, Py_ssize_t key_length) noexcept nogil
