@@ -52,6 +52,21 @@ KEY_MAX_BYTES: Final = 8 * KIB
 ROW_MAX_BYTES: Final = 64 * MIB
 SCAN_BATCH_ROWS: Final = 64 * KIB
 
+MEMORY_DEFAULT_BYTES: Final = 1 * GIB  # of one shard process, unless --memory says otherwise
+MEMORY_MIN_BYTES: Final = 64 * MIB
+MEMTABLE_MAX_BYTES: Final = 64 * MIB  # a larger one is frozen and flushed
+LOG_UNSETTLED_MAX_BYTES: Final = 256 * MIB  # of log that only memtables hold; above it they flush
+SEGMENT_TARGET_BYTES: Final = 256 * MIB  # a larger one ends at the next key
+RUNS_MERGE_MIN: Final = 4  # runs of about one size that are worth a merge
+RUNS_SIZE_RATIO: Final = 2  # a run this much larger than all newer ones of a merge stays out of it
+RUNS_TARGET_MAX: Final = 8  # runs of segments in one tablet; more are merged whatever their sizes
+RUNS_STALL_MAX: Final = 24  # writers wait above it
+TOMBSTONES_REWRITE_PART: Final = 4  # the oldest run is rewritten if 1 / this of its rows are gone
+GC_TTL_MS: Final = 10 * 60 * 1000  # how long overwritten versions are kept for older snapshots
+INGEST_MIN_BYTES: Final = 4 * MIB  # smaller bulk inserts go through the log, row by row
+MAINTENANCE_TICK_MS: Final = 100
+MAINTENANCE_RETRY_MS: Final = 1_000  # after a flush or merge that failed
+
 # --- numeric
 NUMERIC_PRECISION_MAX: Final = 38
 NUMERIC_UNCONSTRAINED_SCALE: Final = 16  # digits after the point of a numeric without (p, s)
@@ -60,5 +75,7 @@ assert RPC_CHUNK_BYTES * RPC_STREAM_CREDIT_CHUNKS < RPC_MESSAGE_MAX_BYTES
 assert ROW_MAX_BYTES < CLIENT_MESSAGE_MAX_BYTES < RPC_MESSAGE_MAX_BYTES
 assert KEY_MAX_BYTES < ROW_MAX_BYTES < LOG_RECORD_MAX_BYTES
 assert LOG_ZEROED_BATCH_MAX_BYTES <= LOG_ZEROED_FIRST_BYTES // 2
+assert RUNS_MERGE_MIN <= RUNS_TARGET_MAX < RUNS_STALL_MAX
+assert INGEST_MIN_BYTES < MEMORY_MIN_BYTES
 assert LOG_ZEROED_FIRST_BYTES <= LOG_ZEROED_MAX_BYTES <= LOG_FILE_TARGET_BYTES
 assert STATEMENT_MAX_BYTES <= CLIENT_MESSAGE_MAX_BYTES
