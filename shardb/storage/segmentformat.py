@@ -6,6 +6,7 @@ positional: new fields go last, with a default.
 
 from __future__ import annotations
 
+import builtins
 from typing import Final
 
 import msgspec
@@ -87,8 +88,8 @@ class SegmentMeta(msgspec.Struct, frozen=True, array_like=True):
     index_crc: int
     rows: int
     tombstones: int
-    min_key: bytes
-    max_key: bytes
+    min_key: builtins.bytes  # in this class `bytes` is the field above
+    max_key: builtins.bytes
     min_ts: int
     max_ts: int
     link_ts: int = 0
