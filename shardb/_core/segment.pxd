@@ -9,6 +9,7 @@
 # be read without it, by any thread.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from shardb._core.bloom cimport bloom_has, bloom_hash
 from shardb._core.buffer cimport Buf
 from shardb._core.rowcodec cimport Layout, RowLayout
 from shardb._core.rowmap cimport ColumnMap
@@ -95,9 +96,3 @@ cdef inline const char* segment_key(const RowGroup* group, uint32_t row, uint32_
     cdef const int32_t* offsets = group.chunk[KEY_COLUMN].offsets
     length[0] = <uint32_t> (offsets[row + 1] - offsets[row])
     return group.chunk[KEY_COLUMN].values + offsets[row]
-
-# The hash that Bloom filters are made of; the same in every process.
-cdef uint64_t bloom_hash(const char* key, Py_ssize_t key_length) noexcept nogil
-# Split block Bloom filter (Parquet's): 32-byte blocks, 8 bits a key.
-cdef bint bloom_has(const uint8_t* bloom, uint64_t blocks, uint64_t hash) noexcept nogil
-cdef void bloom_add(uint8_t* bloom, uint64_t blocks, uint64_t hash) noexcept nogil
