@@ -81,6 +81,7 @@ class Engine:
         self.tablets: dict[TabletKey, Tablet] = {}
         self.descriptors: dict[TabletKey, bytes] = {}
         self.segments_path = f"{path}/segments"
+        self.log_bytes = 0  # of payloads, appended since the start
         self.private_bytes = 0  # memtables of transactions under way
         self._owner = owner
         self._indexes: dict[int, int] = {}
@@ -91,21 +92,24 @@ class Engine:
         self._snapshots: dict[int, int] = {}  # timestamps of running scans, and how many
         self.maintenance = Maintenance(self)
         try:
-            self._lock = _open_directory(path, files)
+            self._lock, found = _open_directory(path, files)
             try:
-                self._open(rng, on_fatal)
+                self._open(rng, on_fatal, found)
             except BaseException:
                 self._close_files()
                 raise
         except OSError as error:
             raise storage_error(f"open data directory {path}", error) from error
 
-    def _open(self, rng: Rng, on_fatal: Callable[[StorageError], None]) -> None:
+    def _open(self, rng: Rng, on_fatal: Callable[[StorageError], None], found: int) -> None:
         files = self.files
         self._log: Log | None = None
         files.make_directory(self.segments_path)
-        new = not files.exists(f"{self.path}/log")
+        # In format 1 all was in the log.
+        new = found < FORMAT or not files.exists(f"{self.path}/log")
         self.manifest = Manifest.open(self.path, files, rng, on_fatal, new=new)
+        if found < FORMAT:
+            files.write_new(f"{self.path}/{FORMAT_FILE}", f"{FORMAT}\n".encode())
         state = self.manifest.current
         on_disk = [
             int(name.removesuffix(SEGMENT_SUFFIX))
@@ -126,18 +130,15 @@ class Engine:
         return {meta.number for tablet in self.tablets.values() for meta in tablet.metas}
 
     def _replay(self, record: LogRecord) -> None:
-        before = self._indexes.get(record.range_id, 0)
-        if record.index <= before and record.index <= self._applied.get(record.range_id, 0):
+        range_id, index = record.range_id, record.index
+        before = self._applied.get(range_id, 0)
+        if index <= before:
             raise StorageError(
-                "XX001",
-                f"the log of range {record.range_id} goes from index {before} to {record.index}",
+                "XX001", f"the log of range {range_id} goes from index {before} to {index}"
             )
-        self._indexes[record.range_id] = max(before, record.index)
+        self._indexes[range_id] = max(self._indexes.get(range_id, 0), index)
         self._owner.replay(self, record)
-        self._applied[record.range_id] = record.index
-        for key, tablet in self.tablets.items():
-            if key[0] == record.range_id and self._is_large(tablet):
-                self.freeze(tablet)
+        self._applied[range_id] = index
 
     def start(self) -> None:
         """Begins to flush and merge; everything has been replayed."""
@@ -166,6 +167,7 @@ class Engine:
 
         self._log.append(range_id, epoch, index, kind, payload, durable, lazy)
         self._indexes[range_id] = index
+        self.log_bytes += len(payload)
         return index
 
     def last_index(self, range_id: int) -> int:
@@ -178,7 +180,8 @@ class Engine:
 
     def index_of(self, range_id: int) -> tuple[tuple[int, int], ...]:
         """The range's applied index as an edit has it."""
-        index = max(self.applied_index(range_id), self.manifest.planned_index(range_id))
+        known = self.manifest.planned.range_indexes.get(range_id, 0)
+        index = max(self.applied_index(range_id), known)
         return ((range_id, index),) if index else ()
 
     def cut_log(self) -> None:
@@ -195,11 +198,6 @@ class Engine:
         for key in self._leaving:
             needed[key[0]] = 0
         self._log.cut(needed)
-
-    @property
-    def unsettled_log_bytes(self) -> int:
-        """How much log there is; what is older than need be goes with the next cut."""
-        return 0 if self._log is None else self._log.bytes_since_cut
 
     # --- tablets
 
@@ -269,7 +267,7 @@ class Engine:
         tablet.dropped = True
         self.descriptors.pop(key, None)
         self._unrecorded.discard(key)
-        if key in self.manifest.planned_tablets:
+        if key in self.manifest.planned.tablets:
             self._leaving[key] = tablet
             self._leave(key, tablet)
         else:
@@ -420,19 +418,21 @@ class Engine:
         self._lock.close()
 
 
-def _open_directory(path: str, files: Files) -> Lock:
-    """Takes the directory's lock and checks (or writes) its format."""
+def _open_directory(path: str, files: Files) -> tuple[Lock, int]:
+    """Takes the directory's lock and checks (or writes) its format: the lock, and what it was."""
     files.make_directory(path)
     lock = files.lock(f"{path}/{LOCK_FILE}")
     if lock is None:
         raise StorageError("55006", f"data directory {path} is in use by another process")
+    found = FORMAT
     try:
         format_path = f"{path}/{FORMAT_FILE}"
         if files.exists(format_path):
             text = files.read(format_path).decode("ascii", "replace").strip()
             if not text.isdigit():
                 raise StorageError("XX001", f"{format_path} does not hold a format number")
-            if int(text) > FORMAT:
+            found = int(text)
+            if found > FORMAT:
                 raise StorageError(
                     "0A000",
                     f"data directory {path} has format {text}, this shardb reads up to {FORMAT}",
@@ -443,7 +443,7 @@ def _open_directory(path: str, files: Files) -> Lock:
         with contextlib.suppress(OSError):
             lock.close()
         raise
-    return lock
+    return lock, found
 
 
 def segment_file(path: str, number: int) -> str:

@@ -41,7 +41,7 @@ class Maintenance:
         self._blocked: dict[tuple[int, int], StorageError] = {}  # merges that damage prevents
         self._retry_in_ms = 0
         self._started = False
-        self._stopped = False
+        self.stopped = False
         self.pressed = False
         self.failure: StorageError | None = None  # of the newest flush, until one succeeds
         self.flushes = 0
@@ -55,7 +55,7 @@ class Maintenance:
 
     def stop(self) -> None:
         """Ends what is under way as soon as it can be."""
-        self._stopped = True
+        self.stopped = True
         for work in list(self._work):
             work.cancel()
 
@@ -64,7 +64,7 @@ class Maintenance:
         self._waiting.append(call)
 
     def _tick(self) -> None:
-        if self._stopped:
+        if self.stopped:
             return
         self._engine.files.call_later(limits.MAINTENANCE_TICK_MS, self._tick)
         self._retry_in_ms = max(self._retry_in_ms - limits.MAINTENANCE_TICK_MS, 0)
@@ -73,7 +73,7 @@ class Maintenance:
 
     def pump(self) -> None:
         """Starts what is due, and lets writers go on or has them wait."""
-        if not self._started or self._stopped:
+        if not self._started or self.stopped:
             return
         if not self._retry_in_ms:
             self._settle_links()
@@ -102,8 +102,10 @@ class Maintenance:
         ):
             frozen_bytes += active[-1].memtable.memory_bytes
             engine.freeze(active.pop())
-        if engine.unsettled_log_bytes > limits.LOG_UNSETTLED_MAX_BYTES:
-            for tablet in active:
+        for tablet in active:
+            if not tablet.since_log_bytes:
+                tablet.since_log_bytes = engine.log_bytes
+            elif engine.log_bytes - tablet.since_log_bytes > limits.LOG_UNSETTLED_MAX_BYTES:
                 engine.freeze(tablet)
 
     def _press(self) -> None:
@@ -194,7 +196,7 @@ class Maintenance:
             engine.cut_log()
             self.pump()
 
-        if tablet.dropped or self._stopped:
+        if tablet.dropped or self.stopped:
             self._flushing = None
             engine.remove_later(meta.number for meta in metas)
             return
@@ -209,12 +211,13 @@ class Maintenance:
         gc_ts: int = 0,
     ) -> Edit:
         engine = self._engine
+        planned = engine.manifest.planned.tablets.get(tablet.key)
         state = TabletState(
             tablet.range_id,
             tablet.table_id,
             engine.descriptors[tablet.key],
-            max(tablet.settled_index, index),
-            max(tablet.gc_ts, gc_ts),
+            max(tablet.settled_index, index, planned.flushed_index if planned else 0),
+            max(tablet.gc_ts, gc_ts, planned.gc_ts if planned else 0),
         )
         numbers = [max(meta.number, meta.order) + 1 for meta in added]
         return Edit(
@@ -289,7 +292,7 @@ class Maintenance:
             engine.remove_later(meta.number for meta in inputs)
             self.pump()
 
-        if tablet.dropped or self._stopped:
+        if tablet.dropped or self.stopped:
             self._merging = None
             engine.remove_later(meta.number for meta in metas)
             return
@@ -303,7 +306,7 @@ class Maintenance:
         log.error("range %d is not merged any more: %s", tablet.range_id, error.message)
 
     def _failed(self, what: str, error: BaseException | None) -> None:
-        if self._stopped:
+        if self.stopped:
             return
         if isinstance(error, OSError):
             self.failure = storage_error(what, error)

@@ -151,6 +151,11 @@ class Manifest:
         if contents.end > contents.snapshot_end:
             self._rewrite()
 
+    @property
+    def planned(self) -> FileSet:
+        """`current` with all that is queued."""
+        return self._planned
+
     def append(self, edit: Edit, done: OnDurable) -> None:
         """Queues an edit; `done(None)` follows when it is durable and in `current`, else its error.
 

@@ -80,9 +80,11 @@ class Tablet:
         self.unsettled: deque[Frozen | Linked] = deque()
         self.metas = sorted(metas, key=_order, reverse=True)  # of all segments, newest first
         self.dropped = False
+        self.since_log_bytes = 0  # how much log there was when the memtable was begun, 0: not known
         self._opener = opener
         self._open: dict[int, Segment] = {}
         self._runs: dict[int, Runs] = {}
+        self._shape: list[list[SegmentMeta]] | None = None
 
     @property
     def layout(self) -> RowLayout:
@@ -186,7 +188,7 @@ class Tablet:
         """Takes a new schema; what is there keeps its layout. Fine if it is the present one."""
         self.freeze(order, index)
         self.schema = schema
-        self._runs.clear()
+        self._changed()
 
     def freeze(self, order: int, index: int) -> bool:
         """Begins a new memtable at `order` if this one has anything; False if it has not.
@@ -198,7 +200,8 @@ class Tablet:
         self.unsettled.append(Frozen(self.memtable, self.schema.version, self.order, index))
         self.memtable = MemTable()
         self.order = order
-        self._runs.clear()
+        self.since_log_bytes = 0
+        self._changed()
         return True
 
     def link(self, metas: Sequence[SegmentMeta], order: int, index: int) -> None:
@@ -210,7 +213,7 @@ class Tablet:
         self.order = order
         self.metas = sorted([*metas, *self.metas], key=_order, reverse=True)
         self.unsettled.append(Linked(metas, index))
-        self._runs.clear()
+        self._changed()
 
     def settle(self, item: Frozen | Linked, metas: Sequence[SegmentMeta]) -> None:
         """The oldest unsettled item is in the manifest; `metas` are what a memtable became."""
@@ -219,7 +222,7 @@ class Tablet:
         self.settled_index = max(self.settled_index, item.index)
         if metas:
             self.metas = sorted([*metas, *self.metas], key=_order, reverse=True)
-        self._runs.clear()
+        self._changed()
 
     def replace(self, old: Sequence[SegmentMeta], new: Sequence[SegmentMeta]) -> None:
         """A compaction is in the manifest."""
@@ -229,9 +232,36 @@ class Tablet:
         self.metas = sorted([*kept, *new], key=_order, reverse=True)
         for number in gone:
             self._open.pop(number, None)
+        self._changed()
+
+    def _changed(self) -> None:
         self._runs.clear()
+        self._shape = None
 
     # --- figures
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.range_id, self.table_id
+
+    @property
+    def shape(self) -> list[list[SegmentMeta]]:
+        """The segments in runs, newest first."""
+        if self._shape is None:
+            self._shape = disjoint_runs(self.metas)
+        return self._shape
+
+    @property
+    def rows(self) -> int:
+        """An estimate: rows that were overwritten but not merged count twice."""
+        memtables = self.memtable.live + sum(item.memtable.live for item in self.frozen)
+        segments = sum(meta.rows - 2 * meta.tombstones for meta in self.metas)
+        return max(memtables + segments, 0)
+
+    @property
+    def unsettled_links(self) -> bool:
+        """True if the manifest does not name all of `metas` yet."""
+        return any(isinstance(item, Linked) for item in self.unsettled)
 
     @property
     def frozen(self) -> list[Frozen]:
