@@ -1,0 +1,1 @@
+"""Columns of Arrow record batches for compiled code: nothing for Python callers."""
