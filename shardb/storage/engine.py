@@ -49,8 +49,8 @@ class Owner(Protocol):
     def replay(self, engine: Engine, record: LogRecord) -> None:
         """Carries out a log record again."""
 
-    def retained(self, range_id: int) -> int:
-        """The least index of the range's log that is needed for more than tablets' rows."""
+    def retained(self, range_id: int, needed: int) -> int:
+        """The least index of the range's log that is needed; tablets need all from `needed` on."""
 
     def gc_ts(self) -> int:
         """Versions that only snapshots below it need may go; 0: none."""
@@ -187,9 +187,7 @@ class Engine:
     def cut_log(self) -> None:
         """Lets go of log files that nothing needs."""
         assert self._log is not None
-        needed: dict[int, int] = {}
-        for range_id in self._indexes:
-            needed[range_id] = self._owner.retained(range_id)
+        needed = dict.fromkeys(self._indexes, ALL)
         for key, tablet in self.tablets.items():
             if key in self._unrecorded:
                 needed[key[0]] = 0
@@ -197,6 +195,9 @@ class Engine:
                 needed[key[0]] = min(needed.get(key[0], ALL), tablet.settled_index + 1)
         for key in self._leaving:
             needed[key[0]] = 0
+        for range_id, index in needed.items():
+            if index:
+                needed[range_id] = self._owner.retained(range_id, index)
         self._log.cut(needed)
 
     # --- tablets
@@ -345,6 +346,10 @@ class Engine:
     def keep_private(self, numbers: Iterable[int]) -> None:
         """These belong to a transaction that may commit yet."""
         self._private.update(numbers)
+
+    def has_segment(self, meta: SegmentMeta) -> bool:
+        """True if its file is there."""
+        return self.files.exists(jobs.segment_path(self.segments_path, meta.number))
 
     def remove_later(self, numbers: Iterable[int]) -> None:
         """Removes segments that nothing names any more, in the background."""
