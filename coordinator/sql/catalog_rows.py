@@ -103,6 +103,7 @@ def attributes(catalog: Catalog) -> Iterator[Row]:
             yield _attribute(table.id, number, column) | {
                 "attnotnull": column.not_null,
                 "atthasdef": column.default is not None,
+                "atthasmissing": column.missing is not None,
             }
     for table in _keyed(catalog):
         for number, at in enumerate(table.primary_key, 1):
