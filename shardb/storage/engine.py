@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
@@ -90,6 +91,7 @@ class Engine:
         self._leaving: dict[TabletKey, Tablet] = {}  # dropped, and the manifest knows them still
         self._private: set[int] = set()  # segments of transactions that are not committed
         self._snapshots: dict[int, int] = {}  # timestamps of running scans, and how many
+        self._snapshots_lock = threading.Lock()
         self.maintenance = Maintenance(self)
         try:
             self._lock, found = _open_directory(path, files)
@@ -365,20 +367,23 @@ class Engine:
 
     def gc_ts(self) -> int:
         """Versions that no snapshot at or above it can see may go."""
-        oldest = min(self._snapshots, default=ALL)
+        with self._snapshots_lock:
+            oldest = min(self._snapshots, default=ALL)
         return min(self._owner.gc_ts(), oldest)
 
     def hold(self, ts: int) -> None:
-        """A scan at this snapshot begins."""
-        self._snapshots[ts] = self._snapshots.get(ts, 0) + 1
+        """A scan at this snapshot begins. From any thread, as is `release`."""
+        with self._snapshots_lock:
+            self._snapshots[ts] = self._snapshots.get(ts, 0) + 1
 
     def release(self, ts: int) -> None:
         """It has ended."""
-        left = self._snapshots[ts] - 1
-        if left:
-            self._snapshots[ts] = left
-        else:
-            del self._snapshots[ts]
+        with self._snapshots_lock:
+            left = self._snapshots[ts] - 1
+            if left:
+                self._snapshots[ts] = left
+            else:
+                del self._snapshots[ts]
 
     # --- figures
 

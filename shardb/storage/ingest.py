@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping
 from shardb._core.memload import put_framed
 from shardb._core.memtable import TS_MAX, MemTable
 from shardb._core.rowcursor import RowCursor
-from shardb._core.runmerge import RunMerge
 from shardb._core.runs import Run, Runs
 from shardb._core.segment import Segment
 from shardb.errors import SqlError, StorageError
@@ -252,8 +251,9 @@ class Ingest:
         self._memtable, self._statements = MemTable(), set()
         self._sealed = None
         schema = tablet.schema
-        work = RunMerge([(memtable, None)], schema.layout(version), 0, False)
-        target = engine.target(tablet, 0, schema.columns_of(version), version)
+        columns = schema.columns_of(version)
+        work = jobs.merge([(memtable, None)], schema.layout(version), columns, 0, False)
+        target = engine.target(tablet, 0, columns, version)
 
         def job() -> list[SegmentMeta]:
             return jobs.write_segments(work, target)

@@ -137,6 +137,11 @@ def encode_outcome(txn_id: bytes, ts: int) -> bytes:
     return _OUTCOME.pack(VERSION, txn_id, ts)
 
 
+def txn_id_of(payload: bytes) -> bytes:
+    """The transaction that a commit, prepare, decide or abort record is of."""
+    return payload[1:17]
+
+
 def encode_install(range_: Range, table: Table) -> bytes:
     return bytes((VERSION,)) + msgspec.msgpack.encode(Install(range_, table))
 
