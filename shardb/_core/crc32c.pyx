@@ -83,6 +83,10 @@ cdef enum:
 prepare()
 
 
+cdef uint32_t crc32c_of(uint32_t crc, const char* data, size_t size) noexcept nogil:
+    return checksum(crc, data, size, hardware)
+
+
 def crc32c(data, uint32_t crc=0):
     """The checksum of `data`, going on from `crc`, that of what came before."""
     return _crc32c(data, crc, hardware)

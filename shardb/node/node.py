@@ -30,7 +30,7 @@ from shardb.rpc import framing
 from shardb.rpc import messages as m
 from shardb.rpc.transport import ServerConnection, error_failure
 from shardb.storage.engine import Engine
-from shardb.storage.log import LogRecord
+from shardb.storage.logfile import LogRecord
 from shardb.txn import records
 from shardb.txn.locks import LockTable
 from shardb.txn.state import State

@@ -16,7 +16,9 @@ from typing import Final, Protocol
 from shardb._core.rowcodec import RowLayout
 from shardb.env import Files, Lock, Rng
 from shardb.errors import StorageError
-from shardb.storage.log import Log, LogRecord, OnDurable
+from shardb.storage.failures import OnDurable
+from shardb.storage.log import Log
+from shardb.storage.logfile import LogRecord
 from shardb.storage.tablet import Tablet
 
 FORMAT: Final = 1
