@@ -15,7 +15,8 @@ It must not look into payloads, and knows nothing of tables.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from shardb import limits
@@ -46,7 +47,17 @@ class _NextFile(NamedTuple):
     size_bytes: int
 
 
+class _ClosedFile(NamedTuple):
+    """A file that others follow, and the last index of each range in it."""
+
+    number: int
+    size_bytes: int
+    last: Mapping[int, int]
+
+
 class _Waiting(NamedTuple):
+    range_id: int
+    log_index: int
     head: bytes
     payload: bytes
     on_durable: OnDurable
@@ -77,6 +88,9 @@ class Log:
         self._end = 0
         self._size = 0
         self._file: AppendFile | None = None
+        # The last index of each range in that file, and in those before it, oldest first.
+        self._last: dict[int, int] = {}
+        self._closed: deque[_ClosedFile] = deque()
         # The next file: being made, made, being begun. It is due once this one ends past `_due_at`.
         self._making: MakingFile | None = None
         self._next: _NextFile | None = None
@@ -117,7 +131,7 @@ class Log:
         if RECORD.size + len(payload) > limits.LOG_RECORD_MAX_BYTES:
             raise StorageError("54000", f"log record of {len(payload)} bytes is too long")
         head = encode_head(range_id, epoch, index, kind, payload)
-        self._pending.append(_Waiting(head, payload, on_durable))
+        self._pending.append(_Waiting(range_id, index, head, payload, on_durable))
         if not lazy:
             self._hurry = True
         if not self._busy and not self._dead and not self._starting:
@@ -127,6 +141,32 @@ class Log:
                 self._files.call_later(0, self._turn_ended)
             else:
                 self._start_if_due()
+
+    def cut(self, needed: Mapping[int, int]) -> int:
+        """Removes the oldest files that nobody needs, and returns how many bytes they had.
+
+        `needed` has the first index that is needed of each range; nothing is of one that is not in
+        it. A file goes, durably, when nothing in it is needed and all before it are gone; the one
+        that is written stays.
+        """
+        assert self._file is not None
+        freed = 0
+        while self._closed and not self._dead:
+            oldest = self._closed[0]
+            if any(
+                range_id in needed and index >= needed[range_id]
+                for range_id, index in oldest.last.items()
+            ):
+                break
+            try:
+                # One by one, or a power failure might leave a gap.
+                self._files.remove(self._path(oldest.number))
+            except OSError as error:
+                self._die("remove a log file", error)
+                break
+            self._closed.popleft()
+            freed += oldest.size_bytes
+        return freed
 
     def close(self) -> None:
         """Writes what is waiting and a last marker, tells the callbacks, and closes the files."""
@@ -216,6 +256,8 @@ class Log:
         self.records += len(batch)
         self._in_flight = []
         self._busy = False
+        for waiting in batch:
+            self._last[waiting.range_id] = waiting.log_index
         small = self._in_flight_bytes <= limits.LOG_ZEROED_BATCH_MAX_BYTES
         if small or self._end >= self._file_target_bytes:
             self._make_next_if_due()
@@ -320,7 +362,8 @@ class Log:
         assert self._file is not None
         if error is None:
             self._file.close()
-            self._file = file
+            self._closed.append(_ClosedFile(self._number, self._size, self._last))
+            self._file, self._last = file, {}
             self._number, self._token = coming.number, coming.token
             self._end = FILE_HEADER_BYTES
             self._size = coming.size_bytes
@@ -410,6 +453,8 @@ class Log:
         found = self._replay_file(path, end, replay)
         if found != end:
             raise _damaged(path, found)
+        self._closed.append(_ClosedFile(number, size, self._last))
+        self._last = {}
 
     def _replay_last(self, number: int, replay: Callable[[LogRecord], None]) -> None:
         """The file to go on with: zeros may follow its records, or what a torn write left."""
@@ -430,8 +475,9 @@ class Log:
 
     def _replay_file(self, path: str, end: int, replay: Callable[[LogRecord], None]) -> int:
         """Replays one file's records; returns the offset of the first bad one, or `end`."""
-        records = RecordReader(self._files, path, end)
+        records, last = RecordReader(self._files, path, end), self._last
         for record in records:
+            last[record.range_id] = record.index
             replay(record)
         return records.end
 
