@@ -48,6 +48,7 @@ IDLE_TXN_EXPIRY_MS: Final = 60_000  # unprepared state whose coordinator is gone
 LOG_RECORD_MAX_BYTES: Final = 2 * GIB - 1
 LOG_FILE_TARGET_BYTES: Final = 256 * MIB
 LOG_BATCH_MAX_BYTES: Final = 64 * MIB
+LOG_READ_BYTES: Final = 4 * MIB  # of a file at a time in recovery, or one record
 LOG_LAZY_MAX_MS: Final = 20  # how long a record in no hurry waits for one that is
 LOG_ZEROED_FIRST_BYTES: Final = 1 * MIB  # zeros in the first log file; each next has twice as many
 LOG_ZEROED_MAX_BYTES: Final = 32 * MIB  # zeros in any log file

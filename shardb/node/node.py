@@ -31,7 +31,7 @@ from shardb.rpc import messages as m
 from shardb.rpc.transport import ServerConnection, error_failure
 from shardb.storage.edits import TabletState
 from shardb.storage.engine import Engine
-from shardb.storage.log import LogRecord
+from shardb.storage.logfile import LogRecord
 from shardb.storage.memory import MemoryBudget
 from shardb.txn import oracle, records
 from shardb.txn.locks import LockTable

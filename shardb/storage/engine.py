@@ -25,8 +25,9 @@ from shardb.env import Background, Files, Lock, Rng
 from shardb.errors import StorageError
 from shardb.storage import jobs
 from shardb.storage.edits import Edit, TabletKey, TabletState
-from shardb.storage.failures import storage_error
-from shardb.storage.log import Log, LogRecord, OnDurable
+from shardb.storage.failures import OnDurable, storage_error
+from shardb.storage.log import Log
+from shardb.storage.logfile import LogRecord
 from shardb.storage.maintenance import Maintenance
 from shardb.storage.manifest import Manifest
 from shardb.storage.memory import MemoryBudget
