@@ -19,10 +19,14 @@ PREPARED_STATEMENTS_MAX: Final = 10_000  # per session
 PORTALS_MAX: Final = 10_000  # per session
 CLIENT_SEND_BUFFER_MAX_BYTES: Final = 4 * MIB  # above it result streams and parsing pause
 IDENTIFIER_MAX_BYTES: Final = 63
-COLUMNS_MAX: Final = 1_600
+COLUMNS_MAX: Final = 1_600  # of a table, those it had and lost included
+TABLE_LAYOUTS_MAX: Final = 64  # earlier row layouts of a table: changes of its columns
+SCHEMA_VERSION_MAX: Final = 65_535  # of a table: rows carry it in two bytes
 
 # --- plans
 PLAN_CACHE_MAX_ENTRIES: Final = 5_000
+SCAN_BOUNDS_MAX: Final = 64  # column bounds of one scan, the rest only filter
+SCAN_BOUND_MAX_BYTES: Final = KIB  # of an encoded value; a longer one does not bound
 PROGRAMS_PER_NODE_MAX: Final = 20_000  # registered row programs on one shard, oldest go first
 
 # --- rpc
