@@ -56,8 +56,9 @@ class Bulk:
     def holds(self, key: bytes) -> bool:
         return self.ingest.newest(key) is not None
 
-    def row(self, key: bytes) -> bytes | None:
-        return self.ingest.newest(key)
+    def row(self, key: bytes, version: int) -> bytes | None:
+        """The row of a key as a version of the table has it."""
+        return self.ingest.newest(key, version)
 
     def first_held(self, keys: bytes, count: int) -> int:
         return self.ingest.first_held(keys, count)

@@ -220,17 +220,14 @@ class Engine:
                 schema,
                 next(self._next),
                 self.open_segment,
+                self.freeze,
                 () if fresh else self.manifest.current.runs(range_id, table_id),
                 0 if fresh or state is None else state.flushed_index,
                 0 if fresh or state is None else state.gc_ts,
             )
             self.tablets[key] = tablet
-        elif schema.version > tablet.schema.version:
-            tablet.alter(schema, next(self._next), self.applied_index(range_id))
-        elif schema.version < tablet.schema.version:
-            return tablet  # replayed: the manifest knows better
         else:
-            tablet.schema = schema
+            tablet.learn(schema)
         if self.descriptors.get(key) != descriptor:
             self.descriptors[key] = descriptor
             self._record(key, tablet)

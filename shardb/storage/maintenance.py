@@ -249,13 +249,14 @@ class Maintenance:
         engine = self._engine
         chosen = tablet.shape[choice.first : choice.end]
         inputs = [meta for run in chosen for meta in run]
-        version = tablet.schema.version
         try:
-            sources = [tablet.piece(tablet.segment(meta), version) for meta in inputs]
+            segments = [tablet.segment(meta) for meta in inputs]
         except StorageError as error:
             self._block(tablet, error)
             return
-        columns = tablet.schema.columns
+        version = max(segment.layout.schema_version for segment in segments)
+        sources = [tablet.piece(segment, version) for segment in segments]
+        columns = tablet.schema.columns_of(version)
         work = jobs.merge(
             sources, tablet.schema.layout(version), columns, gc_ts, choice.bottom
         )

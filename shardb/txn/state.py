@@ -49,9 +49,6 @@ class BulkWrites(Protocol):
     def holds(self, key: bytes) -> bool:
         """True if a row with this key is in it."""
 
-    def row(self, key: bytes) -> bytes | None:
-        """That row."""
-
     def first_held(self, keys: bytes, count: int) -> int:
         """The number of the first of these framed keys that is in it, -1 if none."""
 
