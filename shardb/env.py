@@ -1,21 +1,30 @@
-"""What the world gives us: time, randomness and files, as protocols and as the system's own.
+"""What the world gives us: time, randomness, files, threads; as protocols and as the system's own.
 
 They arrive by constructor, so that the simulator can put its own in their place. A `Files` promises
-what a disk promises: what was written is durable after `sync`, a created or renamed name after
-`sync_directory`, and nothing before.
+what a disk promises: what was written is durable after `sync`, a created, renamed or removed name
+after `sync_directory`, and nothing before.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
 import os
+import queue
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
+from shardb import limits
 from shardb._core.syncer import Syncer
 from shardb._core.zerofile import ZeroFile
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from typing_extensions import Buffer
 
 
 class Clock(Protocol):
@@ -84,8 +93,27 @@ class MakingFile(Protocol):
         ...
 
 
+class OutputFile(Protocol):
+    """A new file that is written from its start, by one thread at a time."""
+
+    def write(self, data: Buffer) -> None:
+        """Writes all of `data` after the last. OSError: any part of it may have been written."""
+        ...
+
+    def sync(self) -> None:
+        """Makes the file and its name durable. SyncFailed: nothing is known of it any more."""
+        ...
+
+    def close(self) -> None:
+        """Fine if it is closed. What was not synced may be lost."""
+        ...
+
+
 class Files(Protocol):
-    """A file system, paths as strings."""
+    """A file system, paths as strings.
+
+    Any thread may call `size`, `read`, `map`, `create` and `remove`; the rest is for the loop's.
+    """
 
     def make_directory(self, path: str) -> None:
         """Makes it and its parents, durably; fine if it exists."""
@@ -97,12 +125,31 @@ class Files(Protocol):
 
     def exists(self, path: str) -> bool: ...
 
-    def read(self, path: str, size_bytes: int = -1) -> bytes:
-        """The file's first `size_bytes`, or all of it."""
+    def size(self, path: str) -> int:
+        """The file's size in bytes."""
+        ...
+
+    def read(self, path: str, size_bytes: int = -1, offset: int = 0) -> bytes:
+        """Up to `size_bytes` from `offset` on, fewer at the file's end; or all from there."""
+        ...
+
+    def map(self, path: str) -> pa.Buffer:
+        """All of the file as read-only memory, which stays valid when the file is removed.
+
+        REQUIRES: the file is never written or cut again.
+        """
+        ...
+
+    def create(self, path: str) -> OutputFile:
+        """Makes an empty file; FileExistsError if there is one."""
         ...
 
     def remove(self, path: str) -> None:
         """Removes the file durably."""
+        ...
+
+    def sync_directory(self, path: str) -> None:
+        """Makes the names in a directory durable, those that are gone too."""
         ...
 
     def write_new(self, path: str, data: bytes) -> None:
@@ -133,6 +180,30 @@ class Files(Protocol):
 
 class Lock(Protocol):
     def close(self) -> None: ...
+
+
+T = TypeVar("T")
+
+
+class Background(Protocol):
+    """Worker threads for jobs that take long and release the interpreter lock."""
+
+    def run(
+        self, job: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
+    ) -> None:
+        """Has a worker run `job`; `done(result, None)` or `done(None, error)` follows.
+
+        That is called later on this thread. Jobs start in order, but may overlap and end in any.
+        """
+        ...
+
+    def wait(self) -> None:
+        """Waits until nothing is under way, calling each `done`, also of jobs these have run."""
+        ...
+
+    def close(self) -> None:
+        """Ends the workers. Jobs that run end first, those that wait are dropped; none is told."""
+        ...
 
 
 RANDOM_POOL_BYTES: Final = 4096
@@ -278,6 +349,30 @@ class SystemMakingFile:
         done(OSError(error, os.strerror(error)) if error else None)
 
 
+class SystemOutputFile:
+    """A file descriptor."""
+
+    def __init__(self, path: str) -> None:
+        self._directory = os.path.dirname(path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._fd = os.open(path, flags, 0o600)
+
+    def write(self, data: Buffer) -> None:
+        _write_all(self._fd, data)
+
+    def sync(self) -> None:
+        try:
+            os.fsync(self._fd)
+            _sync_directory(self._directory)
+        except OSError as error:
+            raise SyncFailed(*error.args) from error
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
 class SystemLock:
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -299,7 +394,7 @@ class SystemFiles:
         parent = os.path.dirname(path)
         self.make_directory(parent)
         os.makedirs(path, mode=0o700, exist_ok=True)
-        self._sync_directory(parent)
+        _sync_directory(parent)
 
     def call_later(self, delay_ms: int, call: Callable[[], None]) -> None:
         self._loop.call_later(delay_ms / 1000, call)
@@ -310,26 +405,54 @@ class SystemFiles:
     def exists(self, path: str) -> bool:
         return os.path.exists(path)
 
-    def read(self, path: str, size_bytes: int = -1) -> bytes:
-        with open(path, "rb") as file:
-            return file.read(size_bytes)
+    def size(self, path: str) -> int:
+        return os.stat(path).st_size
+
+    def read(self, path: str, size_bytes: int = -1, offset: int = 0) -> bytes:
+        with open(path, "rb", buffering=0) as file:
+            if offset:
+                file.seek(offset)
+            if size_bytes < 0:
+                return file.readall()
+            # One `read` of the system ends at 2 GiB.
+            parts = []
+            while size_bytes and (part := file.read(size_bytes)):
+                parts.append(part)
+                size_bytes -= len(part)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def map(self, path: str) -> pa.Buffer:
+        import pyarrow as pa  # a second of start time to processes that map nothing
+
+        with pa.memory_map(path) as file:
+            return file.read_buffer()
+
+    def create(self, path: str) -> OutputFile:
+        return SystemOutputFile(path)
 
     def remove(self, path: str) -> None:
         os.unlink(path)
-        self._sync_directory(os.path.dirname(path))
+        _sync_directory(os.path.dirname(path))
+
+    def sync_directory(self, path: str) -> None:
+        _sync_directory(path)
 
     def write_new(self, path: str, data: bytes) -> None:
         temporary = path + NEW_SUFFIX
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(fd, rest) :]
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(temporary, path)
-        self._sync_directory(os.path.dirname(path))
+            try:
+                _write_all(fd, data)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.rename(temporary, path)
+        except OSError:
+            # What came of it takes room, and there may be none.
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        _sync_directory(os.path.dirname(path))
 
     def make_zeroed(
         self, path: str, head: bytes, size_bytes: int, done: Callable[[OSError | None], None]
@@ -351,10 +474,70 @@ class SystemFiles:
             raise
         return SystemLock(fd)
 
-    @staticmethod
-    def _sync_directory(path: str) -> None:
-        fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+class ThreadSafeLoop(Protocol):
+    """What `SystemBackground` needs of an event loop."""
+
+    def call_soon_threadsafe(self, callback: Callable[[], None], /) -> object: ...
+
+
+class SystemBackground:
+    """Python threads. `loop` (asyncio's) calls `done` on the thread that made this."""
+
+    def __init__(self, loop: ThreadSafeLoop, threads: int = limits.BACKGROUND_THREADS) -> None:
+        self._loop = loop
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="background")
+        self._ended: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._under_way = 0
+
+    def run(
+        self, job: Callable[[], T], done: Callable[[T | None, BaseException | None], None]
+    ) -> None:
+        def work() -> None:
+            try:
+                result = job()
+            except BaseException as error:
+                self._ended.put(partial(done, None, error))
+            else:
+                self._ended.put(partial(done, result, None))
+            # A loop that was closed meanwhile: there is nobody to tell, or `wait` does it.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._tell_next)
+
+        self._under_way += 1
+        self._pool.submit(work)
+
+    def wait(self) -> None:
+        while self._under_way:
+            self._tell(self._ended.get())
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._under_way = 0
+        self._ended = queue.SimpleQueue()
+
+    def _tell_next(self) -> None:
         try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+            done = self._ended.get_nowait()
+        except queue.Empty:
+            return  # `wait` has told it
+        self._tell(done)
+
+    def _tell(self, done: Callable[[], None]) -> None:
+        self._under_way -= 1
+        done()
+
+
+def _write_all(fd: int, data: Buffer) -> None:
+    with memoryview(data) as view, view.cast("B") as rest:
+        at = 0
+        while at < len(rest):
+            at += os.write(fd, rest[at : at + limits.GIB])
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -19,10 +19,14 @@ PREPARED_STATEMENTS_MAX: Final = 10_000  # per session
 PORTALS_MAX: Final = 10_000  # per session
 CLIENT_SEND_BUFFER_MAX_BYTES: Final = 4 * MIB  # above it result streams and parsing pause
 IDENTIFIER_MAX_BYTES: Final = 63
-COLUMNS_MAX: Final = 1_600
+COLUMNS_MAX: Final = 1_600  # of a table, those it had and lost included
+TABLE_LAYOUTS_MAX: Final = 64  # earlier row layouts of a table: changes of its columns
+SCHEMA_VERSION_MAX: Final = 65_535  # of a table: rows carry it in two bytes
 
 # --- plans
 PLAN_CACHE_MAX_ENTRIES: Final = 5_000
+SCAN_BOUNDS_MAX: Final = 64  # column bounds of one scan, the rest only filter
+SCAN_BOUND_MAX_BYTES: Final = KIB  # of an encoded value; a longer one does not bound
 PROGRAMS_PER_NODE_MAX: Final = 20_000  # registered row programs on one shard, oldest go first
 
 # --- rpc
@@ -48,9 +52,27 @@ LOG_LAZY_MAX_MS: Final = 20  # how long a record in no hurry waits for one that 
 LOG_ZEROED_FIRST_BYTES: Final = 1 * MIB  # zeros in the first log file; each next has twice as many
 LOG_ZEROED_MAX_BYTES: Final = 32 * MIB  # zeros in any log file
 LOG_ZEROED_BATCH_MAX_BYTES: Final = 512 * KIB  # longer batches gain nothing from zeros
+MANIFEST_REWRITE_BYTES: Final = 1 * MIB  # of edits in one file, or as many as it began with
+MANIFEST_RECORD_MAX_BYTES: Final = 1 * GIB  # of edits that wait for the disk together
+BACKGROUND_THREADS: Final = 2  # of a shard, for flushes and compactions
 KEY_MAX_BYTES: Final = 8 * KIB
 ROW_MAX_BYTES: Final = 64 * MIB
 SCAN_BATCH_ROWS: Final = 64 * KIB
+
+MEMORY_DEFAULT_BYTES: Final = 1 * GIB  # of one shard process, unless --memory says otherwise
+MEMORY_MIN_BYTES: Final = 64 * MIB
+MEMTABLE_MAX_BYTES: Final = 64 * MIB  # a larger one is frozen and flushed
+LOG_UNSETTLED_MAX_BYTES: Final = 256 * MIB  # of log that only memtables hold; above it they flush
+SEGMENT_TARGET_BYTES: Final = 256 * MIB  # a larger one ends at the next key
+RUNS_MERGE_MIN: Final = 4  # runs of about one size that are worth a merge
+RUNS_SIZE_RATIO: Final = 2  # a run this much larger than all newer ones of a merge stays out of it
+RUNS_TARGET_MAX: Final = 8  # runs of segments in one tablet; more are merged whatever their sizes
+RUNS_STALL_MAX: Final = 24  # writers wait above it
+TOMBSTONES_REWRITE_PART: Final = 4  # the oldest run is rewritten if 1 / this of its rows are gone
+GC_TTL_MS: Final = 10 * 60 * 1000  # how long overwritten versions are kept for older snapshots
+INGEST_MIN_BYTES: Final = 4 * MIB  # smaller bulk inserts go through the log, row by row
+MAINTENANCE_TICK_MS: Final = 100
+MAINTENANCE_RETRY_MS: Final = 1_000  # after a flush or merge that failed
 
 # --- numeric
 NUMERIC_PRECISION_MAX: Final = 38
@@ -60,5 +82,7 @@ assert RPC_CHUNK_BYTES * RPC_STREAM_CREDIT_CHUNKS < RPC_MESSAGE_MAX_BYTES
 assert ROW_MAX_BYTES < CLIENT_MESSAGE_MAX_BYTES < RPC_MESSAGE_MAX_BYTES
 assert KEY_MAX_BYTES < ROW_MAX_BYTES < LOG_RECORD_MAX_BYTES
 assert LOG_ZEROED_BATCH_MAX_BYTES <= LOG_ZEROED_FIRST_BYTES // 2
+assert RUNS_MERGE_MIN <= RUNS_TARGET_MAX < RUNS_STALL_MAX
+assert INGEST_MIN_BYTES < MEMORY_MIN_BYTES
 assert LOG_ZEROED_FIRST_BYTES <= LOG_ZEROED_MAX_BYTES <= LOG_FILE_TARGET_BYTES
 assert STATEMENT_MAX_BYTES <= CLIENT_MESSAGE_MAX_BYTES

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from shardb._core.memload import put_framed
 from shardb._core.memtable import MemTable
-from shardb._core.rowcodec import RowLayout
 from shardb.env import Rng
 from shardb.errors import StorageError
 from shardb.meta.descriptors import Range, Table
+from shardb.node.relayout import Relayout, layout_of
 from shardb.storage.engine import Engine
 from shardb.storage.tablet import Tablet
 from shardb.txn import records
@@ -22,7 +22,7 @@ from shardb.txn.records import Section
 from shardb.txn.state import KeySet
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 
 class MemKeySet:
@@ -44,12 +44,6 @@ class MemKeySet:
         put_framed(self._table, keys, rows, count, commit_ts)
 
 
-def layout_of(table: Table) -> RowLayout:
-    """The row layout of a table's present schema version."""
-    types = [(column.type_code, column.typmod) for column in table.columns]
-    return RowLayout(table.schema_version, types)
-
-
 class LocalRange:
     """A range and what this node holds of it."""
 
@@ -66,20 +60,28 @@ class LocalRange:
         self.epoch = descriptor.epoch
         self.tables: dict[int, Table] = {}
         self.tablets: dict[int, Tablet] = {}
+        self._relayouts: dict[int, Relayout] = {}  # of tables that had another layout
         self._engine = engine
         self._rng = rng
         self.participant = Participant(descriptor.id, self, locks)
 
     def install(self, table: Table) -> None:
-        """Makes a table's tablet, or learns its newer descriptor."""
+        """Makes a table's tablet, or learns its newer descriptor and gives its rows that layout."""
+        before = self.tables.get(table.id)
         self.tables[table.id] = table
-        if table.id not in self.tablets:
+        tablet = self.tablets.get(table.id)
+        if tablet is None:
             self.tablets[table.id] = self._engine.install(self.id, table.id, layout_of(table))
+        elif before is not None and before.schema_version != table.schema_version:
+            relayout = self._relayouts[table.id] = Relayout(table)
+            tablet.memtable = relayout.memtable(tablet.memtable)
+            tablet.layout = layout_of(table)
 
     def drop(self, table_id: int) -> None:
         """Forgets a table's tablet."""
         self.tables.pop(table_id, None)
         self.tablets.pop(table_id, None)
+        self._relayouts.pop(table_id, None)
         self._engine.drop(self.id, table_id)
 
     def holds(self, key: bytes) -> bool:
@@ -100,12 +102,21 @@ class LocalRange:
         tablet = self.tablets.get(table_id)
         if tablet is None:
             return  # dropped meanwhile
-        tablet.apply(overlay.items(), commit_ts)
+        relayout = self._relayouts.get(table_id)
+        writes: Iterable[tuple[bytes, bytes | None]] = overlay.items()
+        if relayout is not None:
+            writes = [(key, None if row is None else relayout.row(row)) for key, row in writes]
+        tablet.apply(writes, commit_ts)
 
     def apply_section(self, section: Section, commit_ts: int) -> None:
         tablet = self.tablets.get(section.table_id)
-        if tablet is not None:
-            tablet.apply_framed(section.keys, section.rows, section.count, commit_ts)
+        if tablet is None:
+            return
+        rows = section.rows
+        relayout = self._relayouts.get(section.table_id)
+        if relayout is not None and rows is not None:
+            rows = relayout.items(rows, section.count)
+        tablet.apply_framed(section.keys, rows, section.count, commit_ts)
 
     def new_key_set(self) -> KeySet:
         return MemKeySet()

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from shardb.env import AppendFile, SyncFailed, SystemClock, SystemFiles, SystemRng
+import pyarrow as pa
+import pytest
+
+from shardb.env import (
+    AppendFile,
+    SyncFailed,
+    SystemBackground,
+    SystemClock,
+    SystemFiles,
+    SystemOutputFile,
+    SystemRng,
+)
 
 
 class NoLoop:
@@ -108,6 +120,111 @@ def test_new_files_replace_old_ones(tmp_path: Path) -> None:
         files.write_new(path, data)
         assert files.read(path) == data
     assert files.names(str(tmp_path / "a" / "b")) == ["f"]
+
+
+def test_a_file_that_could_not_be_replaced_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.mkdir()
+    with pytest.raises(IsADirectoryError):
+        FILES.write_new(str(path), b"new")
+    assert FILES.names(str(tmp_path)) == ["f"]
+
+
+def test_output_is_read_mapped_and_stays_mapped(tmp_path: Path) -> None:
+    path = str(tmp_path / "f")
+    output = FILES.create(path)
+    with pytest.raises(FileExistsError):
+        FILES.create(path)
+    output.write(b"bytes, ")
+    output.write(memoryview(b"--views--")[2:7])
+    output.write(pa.array([1, 2], pa.int16()).buffers()[1].slice(0, 4))
+    output.write(b"")
+    output.sync()
+    output.close()
+    output.close()
+    expected = b"bytes, views\1\0\2\0"
+    assert FILES.read(path) == expected
+    assert FILES.size(path) == len(expected)
+    assert [FILES.read(path, 5, 7), FILES.read(path, 99, 7)] == [b"views", expected[7:]]
+    assert [FILES.read(path, offset=12), FILES.read(path, 0), FILES.read(path, 1, 99)] == [
+        b"\1\0\2\0",
+        b"",
+        b"",
+    ]
+    mapped = FILES.map(path)
+    FILES.remove(path)
+    FILES.sync_directory(str(tmp_path))
+    assert mapped.to_pybytes() == expected and not mapped.is_mutable
+    FILES.create(path).close()
+    assert FILES.map(path).size == 0
+    FILES.remove(path)
+    for call in (FILES.map, FILES.size, FILES.read):
+        with pytest.raises(FileNotFoundError):
+            call(path)
+
+
+def test_output_to_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.O_EXCL", 0)
+    output = SystemOutputFile("/dev/full")
+    with pytest.raises(OSError) as caught:
+        output.write(b"x")
+    assert caught.value.errno == errno.ENOSPC
+    output.close()
+    unsyncable = SystemOutputFile("/dev/null")
+    with pytest.raises(SyncFailed):
+        unsyncable.sync()
+    unsyncable.close()
+
+
+def test_jobs_run_in_threads_and_are_told_on_the_loop() -> None:
+    told: list[object] = []
+    here = threading.get_ident()
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+        background = SystemBackground(loop)
+
+        def done(result: int | None, error: BaseException | None) -> None:
+            assert threading.get_ident() == here
+            told.append(result if error is None else error.args)
+            if len(told) == 2:
+                ended.set_result(None)
+
+        background.run(lambda: threading.get_ident() == here, done)
+        background.run(lambda: 1 // 0, done)
+        assert told == []
+        await asyncio.wait_for(ended, 10)
+        background.close()
+
+    asyncio.run(work())
+    assert sorted(told, key=str) == [("integer division or modulo by zero",), False]
+
+
+class DeadLoop:
+    def call_soon_threadsafe(self, callback: Callable[[], None], /) -> None:
+        raise RuntimeError("Event loop is closed")
+
+
+def test_jobs_are_waited_for_and_may_run_others() -> None:
+    told: list[int | None] = []
+    background = SystemBackground(DeadLoop(), threads=1)
+
+    def done(result: int | None, error: BaseException | None) -> None:
+        told.append(result)
+        if result == 1:
+            background.run(lambda: 3, done)
+
+    background.run(lambda: 1, done)
+    background.run(lambda: 2, done)
+    background.wait()
+    assert told == [1, 2, 3]
+    background.wait()
+    started = threading.Event()
+    background.run(lambda: started.set() or 4, done)
+    started.wait()
+    background.close()
+    assert told == [1, 2, 3], "nobody is told after the end"
 
 
 def test_a_lock_is_exclusive_until_closed(tmp_path: Path) -> None:

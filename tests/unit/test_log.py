@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import random
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +28,8 @@ from shardb.storage.log import (
     encode_file_header,
     encode_head,
 )
-from tests.support.memory_disk import Bench, Disk, DiskFile
+from tests.support.crash_disk import Content, Disk
+from tests.support.log_bench import Bench
 
 FIRST = "log/000001.log"
 
@@ -71,7 +73,7 @@ def test_nothing_is_told_before_it_is_synced() -> None:
     assert bench.outcomes == {}
     disk.step()
     assert bench.outcomes == {index: "durable"}
-    assert b"x" in disk.synced[FIRST]
+    assert b"x" in disk.written[FIRST].synced
 
 
 def test_what_waits_during_a_sync_is_one_batch() -> None:
@@ -103,8 +105,7 @@ def test_a_lazy_record_goes_with_the_next_or_when_its_time_is_up() -> None:
     assert told == ["a"]
     assert bench.disk.syncs == syncs + 1
     lazy("c")
-    for timer in bench.disk.timers:
-        timer()
+    bench.disk.step_timers()
     bench.disk.step()
     assert told == ["a", "c"]
     lazy("d")
@@ -238,7 +239,7 @@ def test_a_file_whose_header_cannot_be_written_is_removed(
     full = OSError(errno.ENOSPC, "No space left on device")
     index = bench.append(bytes(600))
     with monkeypatch.context() as patch:
-        patch.setattr(DiskFile, "write", Mock(side_effect=full))
+        patch.setattr(disk, "write", Mock(side_effect=full))
         disk.step()
     assert list(disk.written) == [FIRST]
     assert bench.run_until(index) == "durable"
@@ -309,9 +310,10 @@ def test_a_disk_that_cannot_be_trusted_is_fatal(fault: str) -> None:
     disk = Disk()
     bench = Bench(disk)
     if fault == "sync":
-        disk.fail_sync = True
+        disk.failing.add("sync")
     else:
-        disk.free_bytes, disk.fail_truncate = 60, True
+        disk.free_bytes = 60
+        disk.failing.add("truncate")
     bench.append(bytes(1 << 21))
     disk.step()
     bench.append(b"later")
@@ -370,21 +372,6 @@ def test_damage_is_refused_unless_it_may_be_a_torn_last_batch(
     assert found == everything[: len(found)]
 
 
-def after_power_failure(disk: Disk, data: st.DataObject) -> Disk:
-    """What was synced, and of the rest any sectors, of any size the files had since."""
-    left: dict[str, bytearray] = {}
-    for path, written in disk.written.items():
-        synced = disk.synced[path]
-        size = data.draw(st.sampled_from([len(synced), len(written)]))
-        content = bytearray((synced + bytes(size))[:size])
-        for at in range(0, min(size, len(written)), SECTOR_BYTES):
-            now = written[at : min(at + SECTOR_BYTES, size)]
-            if content[at : at + len(now)] != now and data.draw(st.booleans()):
-                content[at : at + len(now)] = now
-        left[path] = content
-    return Disk(written=left, synced={path: bytes(content) for path, content in left.items()})
-
-
 SECTOR_BYTES = 64  # small, to tear more; the file header is in one
 STEPS = st.lists(
     st.one_of(
@@ -423,9 +410,10 @@ def test_whatever_happens_the_acknowledged_is_there(
             told = bench.outcomes
             durable = kept + [index for index, how in told.items() if how == "durable"]
             if what == "power":
-                disk = after_power_failure(disk, data)
+                seed = data.draw(st.integers(0, 1 << 32))
+                disk = disk.after_crash(random.Random(seed), SECTOR_BYTES)
             else:
-                disk = Disk(written=disk.written, synced=disk.synced)
+                disk = disk.after_kill()
             disk.make_late = True
             index = bench.index
             bench = Bench(disk, file_target_bytes=1000)
@@ -434,7 +422,6 @@ def test_whatever_happens_the_acknowledged_is_there(
             assert kept[: len(durable)] == durable
             assert kept == sorted(kept)
             assert all(told.get(i) in (None, "durable") for i in kept if i not in durable)
-            disk.synced = {path: bytes(content) for path, content in disk.written.items()}
 
 
 def test_a_hole_in_the_last_batch_is_a_torn_tail() -> None:
@@ -507,7 +494,7 @@ def leave_only_the_file_made_ahead(disk: Disk) -> None:
 
 
 def cover_the_file_made_ahead(disk: Disk) -> None:
-    disk.written["log/000005.log"] = bytearray(encode_file_header(5, 100, TOKEN))
+    disk.written["log/000005.log"] = Content(encode_file_header(5, 100, TOKEN))
 
 
 HURTS = [

@@ -1,0 +1,319 @@
+"""When memtables are flushed, runs merged and the log cut; the engine's hands in the background.
+
+Runs on the engine's thread and hands jobs to workers: at most one flush and one merge at a time, so
+that a long merge never keeps a flush waiting. What fails is tried again later; what it had made is
+removed. Writers are told to wait (`pressed`) when flushes or merges cannot keep up.
+
+Invariant: a tablet's unsettled items settle oldest first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from shardb import limits
+from shardb._core.runmerge import RunMerge
+from shardb.errors import SqlError, StorageError
+from shardb.storage import jobs, policy
+from shardb.storage.edits import Edit, TabletState
+from shardb.storage.failures import storage_error
+from shardb.storage.segmentformat import SegmentMeta
+from shardb.storage.tablet import Frozen, Linked, Tablet
+
+if TYPE_CHECKING:
+    from shardb.storage.engine import Engine
+
+log = logging.getLogger("shardb.storage")
+
+
+class Maintenance:
+    """Keeps one engine's tablets in shape. `start` once everything is recovered."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._flushing: Tablet | None = None
+        self._merging: Tablet | None = None
+        self._linking: set[tuple[int, int]] = set()  # tablets with a link's edit under way
+        self._work: set[RunMerge] = set()
+        self._waiting: list[Callable[[], None]] = []
+        self._blocked: dict[tuple[int, int], StorageError] = {}  # merges that damage prevents
+        self._retry_in_ms = 0
+        self._started = False
+        self.stopped = False
+        self.pressed = False
+        self.failure: StorageError | None = None  # of the newest flush, until one succeeds
+        self.flushes = 0
+        self.merges = 0
+        self.merged_bytes = 0
+
+    def start(self) -> None:
+        """Begins to look after the tablets."""
+        self._started = True
+        self._tick()
+
+    def stop(self) -> None:
+        """Ends what is under way as soon as it can be."""
+        self.stopped = True
+        for work in list(self._work):
+            work.cancel()
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        """Calls once writers need not wait any more, or their wait is in vain."""
+        self._waiting.append(call)
+
+    def _tick(self) -> None:
+        if self.stopped:
+            return
+        self._engine.files.call_later(limits.MAINTENANCE_TICK_MS, self._tick)
+        self._retry_in_ms = max(self._retry_in_ms - limits.MAINTENANCE_TICK_MS, 0)
+        self._freeze_some()
+        self.pump()
+
+    def pump(self) -> None:
+        """Starts what is due, and lets writers go on or has them wait."""
+        if not self._started or self.stopped:
+            return
+        if not self._retry_in_ms:
+            self._settle_links()
+            self._flush_next()
+            self._merge_next()
+        self._press()
+
+    # --- pressure
+
+    def _freeze_some(self) -> None:
+        """Freezes memtables that are large, or hold up too much memory or log."""
+        engine = self._engine
+        budget = engine.budget
+        for tablet in engine.tablets.values():
+            if tablet.memtable.memory_bytes >= budget.memtable_bytes:
+                engine.freeze(tablet)
+        active = sorted(
+            (tablet for tablet in engine.tablets.values() if tablet.memtable.entries),
+            key=lambda tablet: tablet.memtable.memory_bytes,
+        )
+        frozen_bytes = engine.memtable_bytes - sum(t.memtable.memory_bytes for t in active)
+        while (
+            active
+            and not frozen_bytes
+            and engine.memtable_bytes > budget.memtables_bytes * 7 // 10
+        ):
+            frozen_bytes += active[-1].memtable.memory_bytes
+            engine.freeze(active.pop())
+        for tablet in active:
+            if not tablet.since_log_bytes:
+                tablet.since_log_bytes = engine.log_bytes
+            elif engine.log_bytes - tablet.since_log_bytes > limits.LOG_UNSETTLED_MAX_BYTES:
+                engine.freeze(tablet)
+
+    def _press(self) -> None:
+        engine = self._engine
+        full = engine.memtable_bytes > engine.budget.memtables_bytes
+        if not full:
+            full = any(
+                len(tablet.shape) > limits.RUNS_STALL_MAX for tablet in engine.tablets.values()
+            )
+        self.pressed = full
+        if not full or self.failure is not None:
+            waiting, self._waiting = self._waiting, []
+            for call in waiting:
+                call()
+
+    # --- settling
+
+    def _settle_links(self) -> None:
+        """Has the manifest name what transactions linked, where nothing older is unsettled."""
+        for tablet in self._engine.tablets.values():
+            if tablet.unsettled and tablet.key not in self._linking:
+                item = tablet.unsettled[0]
+                if isinstance(item, Linked):
+                    self._link(tablet, item)
+
+    def _link(self, tablet: Tablet, item: Linked) -> None:
+        self._linking.add(tablet.key)
+
+        def done(error: StorageError | None) -> None:
+            self._linking.discard(tablet.key)
+            if error is not None:
+                self._failed("name a transaction's segments in the manifest", error)
+            elif not tablet.dropped:
+                tablet.settle(item, ())
+                self._engine.cut_log()
+                self.pump()
+
+        self._engine.manifest.append(self._edit(tablet, item.index, item.metas), done)
+
+    def _flush_next(self) -> None:
+        if self._flushing is not None:
+            return
+        due = [
+            tablet
+            for tablet in self._engine.tablets.values()
+            if tablet.unsettled and isinstance(tablet.unsettled[0], Frozen)
+        ]
+        if due:
+            tablet = max(due, key=lambda tablet: tablet.memory_bytes)
+            item = tablet.unsettled[0]
+            assert isinstance(item, Frozen)
+            self._flush(tablet, item)
+
+    def _flush(self, tablet: Tablet, item: Frozen) -> None:
+        engine = self._engine
+        schema = tablet.schema
+        work = RunMerge(
+            [(item.memtable, None)], schema.layout(item.version), engine.gc_ts(), False
+        )
+        target = engine.target(tablet, item.order, schema.columns_of(item.version), item.version)
+        self._flushing = tablet
+        self._work.add(work)
+
+        def done(metas: list[SegmentMeta] | None, error: BaseException | None) -> None:
+            self._work.discard(work)
+            if metas is None:
+                self._flushing = None
+                self._failed("flush a memtable", error)
+                return
+            self._flushed(tablet, item, metas)
+
+        engine.background.run(lambda: jobs.write_segments(work, target), done)
+
+    def _flushed(self, tablet: Tablet, item: Frozen, metas: list[SegmentMeta]) -> None:
+        """The files are there; now they have to be named."""
+        engine = self._engine
+
+        def done(error: StorageError | None) -> None:
+            self._flushing = None
+            if error is not None or tablet.dropped:
+                engine.remove_later(meta.number for meta in metas)
+                if error is not None:
+                    self._failed("name a flushed segment in the manifest", error)
+                return
+            tablet.settle(item, metas)
+            self.flushes += 1
+            self.failure = None
+            engine.cut_log()
+            self.pump()
+
+        if tablet.dropped or self.stopped:
+            self._flushing = None
+            engine.remove_later(meta.number for meta in metas)
+            return
+        engine.manifest.append(self._edit(tablet, item.index, metas), done)
+
+    def _edit(
+        self,
+        tablet: Tablet,
+        index: int,
+        added: Sequence[SegmentMeta],
+        removed: Sequence[SegmentMeta] = (),
+        gc_ts: int = 0,
+    ) -> Edit:
+        engine = self._engine
+        planned = engine.manifest.planned.tablets.get(tablet.key)
+        state = TabletState(
+            tablet.range_id,
+            tablet.table_id,
+            engine.descriptors[tablet.key],
+            max(tablet.settled_index, index, planned.flushed_index if planned else 0),
+            max(tablet.gc_ts, gc_ts, planned.gc_ts if planned else 0),
+        )
+        numbers = [max(meta.number, meta.order) + 1 for meta in added]
+        return Edit(
+            put_tablets=(state,),
+            remove_segments=tuple(meta.number for meta in removed),
+            add_segments=tuple(added),
+            next_number=max(numbers, default=0),
+            range_indexes=engine.index_of(tablet.range_id),
+        )
+
+    # --- merging
+
+    def _merge_next(self) -> None:
+        if self._merging is not None:
+            return
+        gc_ts = self._engine.gc_ts()
+        for tablet in sorted(
+            self._engine.tablets.values(), key=lambda tablet: len(tablet.shape), reverse=True
+        ):
+            if tablet.key in self._blocked or tablet.unsettled_links:
+                continue
+            choice = policy.choose(tablet.shape, gc_ts)
+            if choice is not None:
+                self._merge(tablet, choice, gc_ts)
+                return
+
+    def _merge(self, tablet: Tablet, choice: policy.Choice, gc_ts: int) -> None:
+        engine = self._engine
+        chosen = tablet.shape[choice.first : choice.end]
+        inputs = [meta for run in chosen for meta in run]
+        version = tablet.schema.version
+        try:
+            sources = [tablet.piece(tablet.segment(meta), version) for meta in inputs]
+        except StorageError as error:
+            self._block(tablet, error)
+            return
+        work = RunMerge(sources, tablet.schema.layout(version), gc_ts, choice.bottom)
+        order = max(meta.order for meta in inputs)
+        target = engine.target(tablet, order, tablet.schema.columns, version)
+        self._merging = tablet
+        self._work.add(work)
+
+        def done(metas: list[SegmentMeta] | None, error: BaseException | None) -> None:
+            self._work.discard(work)
+            if metas is None:
+                self._merging = None
+                if isinstance(error, SqlError) and error.sqlstate == "XX001":
+                    self._block(tablet, StorageError("XX001", error.message))
+                else:
+                    self._failed("merge segments", error)
+                return
+            self._merged(tablet, inputs, metas, gc_ts)
+
+        engine.background.run(lambda: jobs.write_segments(work, target), done)
+
+    def _merged(
+        self, tablet: Tablet, inputs: list[SegmentMeta], metas: list[SegmentMeta], gc_ts: int
+    ) -> None:
+        engine = self._engine
+
+        def done(error: StorageError | None) -> None:
+            self._merging = None
+            if error is not None or tablet.dropped:
+                engine.remove_later(meta.number for meta in metas)
+                if error is not None:
+                    self._failed("name merged segments in the manifest", error)
+                return
+            tablet.replace(inputs, metas)
+            tablet.gc_ts = max(tablet.gc_ts, gc_ts)
+            self.merges += 1
+            self.merged_bytes += sum(meta.bytes for meta in metas)
+            engine.remove_later(meta.number for meta in inputs)
+            self.pump()
+
+        if tablet.dropped or self.stopped:
+            self._merging = None
+            engine.remove_later(meta.number for meta in metas)
+            return
+        engine.manifest.append(self._edit(tablet, 0, metas, inputs, gc_ts), done)
+
+    # --- failures
+
+    def _block(self, tablet: Tablet, error: StorageError) -> None:
+        """Damage: reads say so, merges leave the tablet alone."""
+        self._blocked[tablet.key] = error
+        log.error("range %d is not merged any more: %s", tablet.range_id, error.message)
+
+    def _failed(self, what: str, error: BaseException | None) -> None:
+        if self.stopped:
+            return
+        if isinstance(error, OSError):
+            self.failure = storage_error(what, error)
+        elif isinstance(error, SqlError):
+            self.failure = StorageError(error.sqlstate, f"could not {what}: {error.message}")
+        else:
+            self.failure = StorageError("58030", f"could not {what}: {error!r}")
+        log.error("%s; it will be tried again", self.failure.message)
+        self._retry_in_ms = limits.MAINTENANCE_RETRY_MS
+        self._press()
