@@ -42,7 +42,6 @@ log = logging.getLogger("shardb.node")
 ROWS_MAX_BYTES: Final = limits.RPC_MESSAGE_MAX_BYTES - limits.KIB
 UNKNOWN_PROGRAM: Final = m.Failure("SH001", "the program is not registered", aborted=True)
 NOT_HERE: Final = m.Failure("SH002", "the range is not on this shard", aborted=True)
-OTHER_SCHEMA: Final = m.Failure("57P03", "the table's columns are being changed", aborted=True)
 STARTING: Final = m.Failure("57P03", "the shard is starting", aborted=True)
 
 
@@ -178,9 +177,6 @@ class ShardNode:
             connection.reply(request_id, NOT_HERE)
             return
         spec = registered.spec
-        if local.tables[spec.table_id].schema_version != spec.schema_version:
-            connection.reply(request_id, OTHER_SCHEMA)
-            return
         if spec.kind == "select" and not spec.locking:
             self._select(connection, request_id, message, local, registered)
             return
@@ -246,7 +242,7 @@ class ShardNode:
             if read_ts and read_ts < tablet.gc_ts:
                 raise too_old(read_ts)
             data, rows, _ = program.select(
-                local.runs(registered.spec.table_id, 0, state),
+                local.runs(registered.spec.table_id, registered.spec.schema_version, state),
                 read_ts or TS_MAX,
                 params,
                 message.formats,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from shardb._core.coreerror import CoreError
 from shardb._core.memload import put_framed
 from shardb._core.memtable import TS_MAX, MemTable
 from shardb._core.rowcursor import RowCursor
@@ -293,6 +294,6 @@ class Ingest:
 def _as_storage_error(error: BaseException) -> StorageError:
     if isinstance(error, OSError):
         return storage_error("write a segment", error)
-    if isinstance(error, SqlError):
+    if isinstance(error, SqlError | CoreError):
         return StorageError(error.sqlstate, error.message)
     return StorageError("58030", f"could not write a segment: {error!r}")

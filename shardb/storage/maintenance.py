@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from shardb import limits
+from shardb._core.coreerror import CoreError
 from shardb._core.runmerge import RunMerge
 from shardb.errors import SqlError, StorageError
 from shardb.storage import jobs, policy
@@ -269,7 +270,7 @@ class Maintenance:
             self._work.discard(work)
             if metas is None:
                 self._merging = None
-                if isinstance(error, SqlError) and error.sqlstate == "XX001":
+                if isinstance(error, CoreError) and error.sqlstate == "XX001":
                     self._block(tablet, StorageError("XX001", error.message))
                 else:
                     self._failed("merge segments", error)
@@ -315,7 +316,7 @@ class Maintenance:
             return
         if isinstance(error, OSError):
             self.failure = storage_error(what, error)
-        elif isinstance(error, SqlError):
+        elif isinstance(error, SqlError | CoreError):
             self.failure = StorageError(error.sqlstate, f"could not {what}: {error.message}")
         else:
             self.failure = StorageError("58030", f"could not {what}: {error!r}")
