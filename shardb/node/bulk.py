@@ -25,7 +25,7 @@ def decode_links(links: bytes) -> tuple[SegmentMeta, ...]:
     try:
         return _METAS.decode(links)
     except msgspec.DecodeError as error:
-        raise StorageError("XX001", "a log record is damaged: its segments are malformed") from error
+        raise StorageError("XX001", "a log record names its segments badly") from error
 
 
 class Bulk:

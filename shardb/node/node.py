@@ -25,7 +25,13 @@ from shardb.errors import SqlError, StorageError
 from shardb.meta.descriptors import Range
 from shardb.node.ranges import LocalRange
 from shardb.node.scan import Filter, ScanJob
-from shardb.node.statements import TS_MAX, Registered, RowStatement, WriteStatement
+from shardb.node.statements import (
+    TS_MAX,
+    Registered,
+    RowStatement,
+    WriteStatement,
+    too_old,
+)
 from shardb.rpc import framing
 from shardb.rpc import messages as m
 from shardb.rpc.transport import ServerConnection, error_failure
@@ -43,16 +49,6 @@ ROWS_MAX_BYTES: Final = limits.RPC_MESSAGE_MAX_BYTES - limits.KIB
 UNKNOWN_PROGRAM: Final = m.Failure("SH001", "the program is not registered", aborted=True)
 NOT_HERE: Final = m.Failure("SH002", "the range is not on this shard", aborted=True)
 STARTING: Final = m.Failure("57P03", "the shard is starting", aborted=True)
-
-
-def too_old(read_ts: int) -> SqlError:
-    """72000: versions that a snapshot needs are gone."""
-    return SqlError(
-        "72000",
-        "snapshot too old",
-        detail=f"Versions of rows at {read_ts} have been removed since.",
-        hint="Run the statement again; see --gc-ttl for how long overwritten rows are kept.",
-    )
 
 
 class ShardNode:
@@ -393,12 +389,11 @@ class ShardNode:
         elif isinstance(message, m.DropTable):
             self._drop(local, message, reply)
         elif isinstance(message, m.Scan):
-            tablet = local.tablets.get(message.table_id)
-            if tablet is None:
+            if message.table_id not in local.tablets:
                 reply(NOT_HERE)
                 return
             stream = connection.open_stream(request_id)
-            job = ScanJob(local, tablet, message, stream, reply, self._workers, self._filter_rows)
+            job = ScanJob(local, message, stream, reply, self._workers, self._filter_rows)
             job.start()
         else:
             reply(m.Failure("08P01", f"unexpected message {type(message).__name__}"))

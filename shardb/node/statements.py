@@ -588,3 +588,13 @@ def duplicate_key(table: Table, program: Program | None, key: bytes) -> SqlError
         detail=f"Key ({columns})=({values}) already exists.",
         constraint=name,
     )
+
+
+def too_old(read_ts: int) -> SqlError:
+    """72000: versions that a snapshot needs are gone."""
+    return SqlError(
+        "72000",
+        "snapshot too old",
+        detail=f"Versions of rows at {read_ts} have been removed since.",
+        hint="Run the statement again; see --gc-ttl for how long overwritten rows are kept.",
+    )

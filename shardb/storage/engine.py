@@ -21,6 +21,7 @@ from typing import Final, Protocol
 import msgspec
 
 from shardb import limits
+from shardb._core.segment import Segment
 from shardb.env import Background, Files, Lock, Rng
 from shardb.errors import StorageError
 from shardb.storage import jobs
@@ -299,7 +300,9 @@ class Engine:
         """Begins a new memtable."""
         tablet.freeze(next(self._next), self.applied_index(tablet.range_id))
 
-    def link(self, tablet: Tablet, metas: Iterable[SegmentMeta], commit_ts: int, index: int) -> None:
+    def link(
+        self, tablet: Tablet, metas: Iterable[SegmentMeta], commit_ts: int, index: int
+    ) -> None:
         """Makes a transaction's segments part of the tablet at its commit timestamp.
 
         `index`: all of the range's log up to it is in what the tablet has now and in these.
@@ -339,7 +342,7 @@ class Engine:
             tablet.schema.codec,
         )
 
-    def open_segment(self, meta: SegmentMeta) -> jobs.Segment:
+    def open_segment(self, meta: SegmentMeta) -> Segment:
         """See `jobs.open_segment`."""
         return jobs.open_segment(self.files, self.segments_path, meta)
 

@@ -100,10 +100,10 @@ def write_segments(
     try:
         for batch in batches:
             keys = batch.column(0)
-            if writer is not None and writer.bytes_written >= segment_bytes:
-                if keys[0].as_py() != last_key:
-                    finish(writer)
-                    writer = None
+            full = writer is not None and writer.bytes_written >= segment_bytes
+            if writer is not None and full and keys[0].as_py() != last_key:
+                finish(writer)
+                writer = None
             if writer is None:
                 number = target.number()
                 numbers.append(number)

@@ -255,7 +255,7 @@ class Maintenance:
         except StorageError as error:
             self._block(tablet, error)
             return
-        version = max(segment.layout.schema_version for segment in segments)
+        version = max(tablet.version_of(segment) for segment in segments)
         sources = [tablet.piece(segment, version) for segment in segments]
         columns = tablet.schema.columns_of(version)
         work = jobs.merge(

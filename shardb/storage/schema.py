@@ -7,7 +7,7 @@ Columns are the same if they have the same id.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from shardb._core.rowcodec import RowLayout
 from shardb._core.rowmap import RowMap
@@ -28,8 +28,8 @@ class TabletSchema:
         self,
         version: int,
         columns: Sequence[SegmentColumn],
-        missing: dict[int, str] | None = None,
-        earlier: dict[int, Sequence[SegmentColumn]] | None = None,
+        missing: Mapping[int, str] | None = None,
+        earlier: Mapping[int, Sequence[SegmentColumn]] | None = None,
         codec: str = "",
     ) -> None:
         self.version = version

@@ -122,6 +122,12 @@ class Tablet:
             found = self._open[meta.number] = self._opener(meta)
         return found
 
+    @staticmethod
+    def version_of(segment: Segment) -> int:
+        """The schema version that a segment's rows are of."""
+        assert isinstance(segment.index, SegmentIndex)
+        return segment.index.schema_version
+
     def piece(self, segment: Segment, version: int) -> Piece:
         """A segment with the way of its rows to a version."""
         index = segment.index
