@@ -83,6 +83,10 @@ cdef enum:
 prepare()
 
 
+cdef uint32_t crc32c_raw(uint32_t crc, const char* p, size_t n) noexcept nogil:
+    return checksum(crc, p, n, hardware)
+
+
 def crc32c(data, uint32_t crc=0):
     """The checksum of `data`, going on from `crc`, that of what came before."""
     return _crc32c(data, crc, hardware)

@@ -9,6 +9,7 @@
 # be read without it, by any thread.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from shardb._core.bloom cimport bloom_has, bloom_hash
 from shardb._core.buffer cimport Buf
 from shardb._core.datum cimport Datum
 from shardb._core.rowcodec cimport Layout, RowLayout

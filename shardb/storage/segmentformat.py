@@ -6,14 +6,15 @@ positional: new fields go last, with a default.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
 VERSION: Final = 1
-INDEX_KEY: Final = b"shardb.index"  # of the Arrow footer's custom metadata
+INDEX_KEY: Final = b"shardb.index"  # of the Arrow footer's custom metadata: see footer_note
 SYSTEM_COLUMNS: Final = ("_key", "_ts", "_deleted")
 GROUP_ROWS: Final = 64 * 1024
+Key: TypeAlias = bytes
 
 
 class SegmentColumn(msgspec.Struct, frozen=True, array_like=True):
@@ -28,9 +29,11 @@ class SegmentColumn(msgspec.Struct, frozen=True, array_like=True):
 class ChunkIndex(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One column of one row group: `(offset, bytes)` of its buffers, 0 bytes where there is none.
 
-    `crc` is the CRC32C over the uncompressed buffers: validity bitmap if there are NULLs, then
-    offsets, then values, each cut to what the rows need. `low` and `high` bound the column's
-    values as key encodings (`[low, high]`; empty: not known, or all NULL).
+    A compressed buffer is its uncompressed size in 8 bytes (little-endian; -1: stored as it is) and
+    then a frame of the codec, as Arrow's body compression has it. `crc` is the CRC32C over the
+    uncompressed buffers: validity bitmap if there are NULLs, then offsets, then values, each cut to
+    what the rows need. `low` and `high` bound the column's values as key encodings, ascending and
+    not nullable (`[low, high]`, where a long string's are cut; empty: not known, or all NULL).
     """
 
     validity_at: int
@@ -49,8 +52,8 @@ class GroupIndex(msgspec.Struct, frozen=True, array_like=True):
     """One row group; `chunks` has the system columns first."""
 
     rows: int
-    first_key: bytes
-    last_key: bytes
+    first_key: Key
+    last_key: Key
     min_ts: int
     max_ts: int
     tombstones: int
@@ -59,14 +62,14 @@ class GroupIndex(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SegmentIndex(msgspec.Struct, frozen=True, array_like=True):
-    """The index of a segment, in its footer's metadata under INDEX_KEY."""
+    """The index of a segment: after its last row group, before the Arrow footer."""
 
     version: int
     schema_version: int
     codec: str  # "", "lz4" or "zstd"
     columns: tuple[SegmentColumn, ...]
     groups: tuple[GroupIndex, ...]
-    bloom: bytes  # split block Bloom filter over the keys; empty: none
+    bloom: bytes  # split block Bloom filter over the keys (`_core/bloom.pxd`); empty: none
 
 
 class SegmentMeta(msgspec.Struct, frozen=True, array_like=True):
@@ -87,8 +90,8 @@ class SegmentMeta(msgspec.Struct, frozen=True, array_like=True):
     index_crc: int
     rows: int
     tombstones: int
-    min_key: bytes
-    max_key: bytes
+    min_key: Key
+    max_key: Key
     min_ts: int
     max_ts: int
     link_ts: int = 0
@@ -97,3 +100,14 @@ class SegmentMeta(msgspec.Struct, frozen=True, array_like=True):
 def file_name(number: int) -> str:
     """The name of a segment's file in the segments directory."""
     return f"{number:08d}.arrow"
+
+
+def footer_note(index_at: int, index_bytes: int, index_crc: int) -> bytes:
+    """What the footer's metadata says under INDEX_KEY, for those without the SegmentMeta."""
+    return f"{index_at} {index_bytes} {index_crc:08x}".encode()
+
+
+def read_footer_note(note: bytes) -> tuple[int, int, int]:
+    """`(index_at, index_bytes, index_crc)`; ValueError if it is not one."""
+    at, size, crc = note.split()
+    return int(at), int(size), int(crc, 16)
