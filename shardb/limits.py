@@ -51,6 +51,7 @@ LOG_ZEROED_BATCH_MAX_BYTES: Final = 512 * KIB  # longer batches gain nothing fro
 KEY_MAX_BYTES: Final = 8 * KIB
 ROW_MAX_BYTES: Final = 64 * MIB
 SCAN_BATCH_ROWS: Final = 64 * KIB
+SHADOWS_MAX_BYTES: Final = 64 * MIB  # of a tablet: what is remembered of superseded rows
 
 # --- numeric
 NUMERIC_PRECISION_MAX: Final = 38

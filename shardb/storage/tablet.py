@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from shardb import limits
 from shardb._core.memload import put_framed, put_many
-from shardb._core.memscan import Scan, scan_batches
 from shardb._core.memtable import TS_MAX, MemTable
 from shardb._core.rowcodec import RowLayout
+from shardb._core.runs import Runs
+from shardb._core.shadow import Shadows
+from shardb.storage.scan import TabletScan, scan_runs
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,13 +25,14 @@ if TYPE_CHECKING:
 class Tablet:
     """Versions of rows by key, in one layout. A key's versions have ascending timestamps."""
 
-    __slots__ = ("layout", "memtable", "range_id", "table_id")
+    __slots__ = ("layout", "memtable", "range_id", "shadows", "table_id")
 
     def __init__(self, range_id: int, table_id: int, layout: RowLayout) -> None:
         self.range_id = range_id
         self.table_id = table_id
         self.layout = layout
         self.memtable = MemTable()
+        self.shadows = Shadows(limits.SHADOWS_MAX_BYTES)
 
     def get(self, key: bytes, ts: int) -> tuple[bytes | None, int] | None:
         """(row, or None if deleted; its commit_ts) as visible at `ts`, or None if never written."""
@@ -76,26 +79,21 @@ class Tablet:
         with_key: bool = False,
         overlay: Mapping[bytes, bytes | None] | None = None,
         batch_rows: int = limits.SCAN_BATCH_ROWS,
-    ) -> Scan:
-        """Arrow batches of the rows visible at `ts`, and their `.schema`; see `_core.memscan`.
+    ) -> TabletScan:
+        """Arrow batches of the rows visible at `ts`, and their `.schema`; see `scan_runs`.
 
         `overlay` holds a transaction's own writes, copied now and seen instead of what is below.
         The caller has waited for every transaction prepared at or before `ts`.
         """
-        own: MemTable | None = None
-        if overlay:
-            own = MemTable()
-            for key, row in overlay.items():
-                own.put(key, row, 0)
-        return scan_batches(
-            self.memtable,
-            self.layout,
+        return scan_runs(
+            Runs(self.layout, [(False, [(self.memtable, None)])]),
             columns,
             arrow_types,
             ts,
             start,
             end,
-            with_key=with_key,
-            overlay=own,
-            batch_rows=batch_rows,
+            with_key,
+            overlay,
+            batch_rows,
+            shadows=self.shadows,
         )
