@@ -22,6 +22,7 @@ import msgspec
 
 from shardb import limits
 from shardb._core.segment import Segment
+from shardb._core.shadow import Shadows
 from shardb.env import Background, Files, Lock, Rng
 from shardb.errors import StorageError
 from shardb.storage import jobs
@@ -222,6 +223,7 @@ class Engine:
                 next(self._next),
                 self.open_segment,
                 self.freeze,
+                Shadows(self.budget.cache_bytes),
                 () if fresh else self.manifest.current.runs(range_id, table_id),
                 0 if fresh or state is None else state.flushed_index,
                 0 if fresh or state is None else state.gc_ts,

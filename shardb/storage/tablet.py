@@ -19,6 +19,7 @@ from shardb._core.memload import put_framed
 from shardb._core.memtable import MemTable
 from shardb._core.runs import Piece, Run, Runs
 from shardb._core.segment import Segment
+from shardb._core.shadow import Shadows
 from shardb.storage.schema import TabletSchema
 from shardb.storage.segmentformat import SegmentIndex, SegmentMeta
 
@@ -68,6 +69,7 @@ class Tablet:
         order: int,
         opener: Opener,
         freeze: Callable[[Tablet], None],
+        shadows: Shadows,
         metas: Iterable[SegmentMeta] = (),
         settled_index: int = 0,
         gc_ts: int = 0,
@@ -84,6 +86,7 @@ class Tablet:
         self.metas = sorted(metas, key=_order, reverse=True)  # of all segments, newest first
         self.dropped = False
         self.since_log_bytes = 0  # how much log there was when the memtable was begun, 0: not known
+        self.shadows = shadows  # what scans learn of rows that newer runs hide
         self._opener = opener
         self._freeze = freeze
         self._open: dict[int, Segment] = {}
@@ -242,24 +245,34 @@ class Tablet:
         self.unsettled.append(Linked(metas, index))
         self._changed()
 
-    def settle(self, item: Frozen | Linked, metas: Sequence[SegmentMeta]) -> None:
-        """The oldest unsettled item is in the manifest; `metas` are what a memtable became."""
+    def settle(self, item: Frozen | Linked, segments: Sequence[Segment] = ()) -> None:
+        """The oldest unsettled item is in the manifest; `segments` are what a memtable became."""
         assert self.unsettled[0] is item
         self.unsettled.popleft()
         self.settled_index = max(self.settled_index, item.index)
-        if metas:
-            self.metas = sorted([*metas, *self.metas], key=_order, reverse=True)
+        self._add(segments)
         self._changed()
 
-    def replace(self, old: Sequence[SegmentMeta], new: Sequence[SegmentMeta]) -> None:
+    def replace(self, old: Sequence[SegmentMeta], new: Sequence[Segment]) -> None:
         """A compaction is in the manifest."""
         gone = {meta.number for meta in old}
         assert gone <= {meta.number for meta in self.metas}
-        kept = [meta for meta in self.metas if meta.number not in gone]
-        self.metas = sorted([*kept, *new], key=_order, reverse=True)
+        self.metas = [meta for meta in self.metas if meta.number not in gone]
         for number in gone:
             self._open.pop(number, None)
+        self._add(new)
         self._changed()
+        if self.shadows.memory_bytes:
+            self.shadows.keep(self.runs())
+
+    def _add(self, segments: Sequence[Segment]) -> None:
+        metas = []
+        for segment in segments:
+            meta = segment.meta
+            assert isinstance(meta, SegmentMeta)
+            metas.append(meta)
+            self._open[meta.number] = segment
+        self.metas = sorted([*metas, *self.metas], key=_order, reverse=True)
 
     def _changed(self) -> None:
         self._runs.clear()
