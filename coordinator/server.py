@@ -234,7 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            uvloop.run(serve(options.meta, *options.listen, options.memory))
+            host, port = options.listen
+            uvloop.run(serve(options.meta, host, port, options.memory))
     except (OSError, SqlError) as error:
         print(f"coordinator: {error}", file=sys.stderr)
         return 1

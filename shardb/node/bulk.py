@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from shardb import limits
-from shardb._core.runs import Run
 from shardb.errors import StorageError
 from shardb.storage.ingest import Ingest
+from shardb.storage.pieces import Run
 from shardb.storage.segmentformat import SegmentMeta
 from shardb.txn.records import Section
 

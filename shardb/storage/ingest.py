@@ -15,12 +15,13 @@ from shardb._core.coreerror import CoreError
 from shardb._core.memload import put_framed
 from shardb._core.memtable import TS_MAX, MemTable
 from shardb._core.rowcursor import RowCursor
-from shardb._core.runs import Run, Runs
+from shardb._core.runs import Runs
 from shardb._core.segment import Segment
 from shardb.errors import SqlError, StorageError
 from shardb.storage import jobs
 from shardb.storage.engine import Engine
 from shardb.storage.failures import storage_error
+from shardb.storage.pieces import Run
 from shardb.storage.segmentformat import SegmentMeta
 from shardb.storage.tablet import Tablet
 

@@ -17,10 +17,10 @@ from shardb import limits
 from shardb._core.crc32c import crc32c
 from shardb._core.rowcodec import RowLayout
 from shardb._core.runmerge import RunMerge
-from shardb._core.runs import Piece
 from shardb._core.segment import Segment
 from shardb.env import Files, OutputFile
 from shardb.errors import StorageError
+from shardb.storage.pieces import Piece
 from shardb.storage.segmentformat import (
     VERSION,
     SegmentColumn,

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Sequence
 from shardb._core.frames import join_items, split_items
 from shardb._core.memload import put_framed
 from shardb._core.memtable import MemTable
-from shardb._core.runs import Piece, Run, Runs
+from shardb._core.runs import Runs
 from shardb._core.segment import Segment
 from shardb._core.shadow import Shadows
+from shardb.storage.pieces import Piece, Run
 from shardb.storage.schema import TabletSchema
 from shardb.storage.segmentformat import SegmentIndex, SegmentMeta
 
