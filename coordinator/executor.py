@@ -25,6 +25,7 @@ from coordinator.plan.plans import QueryPlan, RowPlan, UtilityPlan, WritePlan
 from coordinator.ports import Driver, Txn
 from coordinator.rowset import BatchRows, Cursor, ReadyRows, values_of
 from coordinator.sql.literals import fill_parameters
+from coordinator.writes import BulkInsert
 from shardb import limits, types
 from shardb._core.datarow import DataRowWriter
 from shardb._core.keycodec import KeyCodec
@@ -358,6 +359,14 @@ class Executor:
             return rows_in
         await self._write_update(txn, table, found, rows, row_offsets, keys, key_offsets)
         return rows_in
+
+    def bulk_insert(self, session: Conversation, writer: TableWriter, txn: Txn) -> BulkInsert:
+        """A large insert into a table, to its ranges of now."""
+        table = writer.table
+        ranges = self.catalog.range_maps[table.group_id]
+        return BulkInsert(
+            self.driver, session.shell, txn, table, ranges, writer.layout, writer.codec
+        )
 
     async def _write_update(
         self,

@@ -21,6 +21,13 @@ CLIENT_SEND_BUFFER_MAX_BYTES: Final = 4 * MIB  # above it result streams and par
 IDENTIFIER_MAX_BYTES: Final = 63
 COLUMNS_MAX: Final = 1_600
 
+# --- COPY and large inserts, per statement
+COPY_CHUNK_BYTES: Final = 1 * MIB  # of the client's data, parsed in one go
+COPY_INBOX_MAX_BYTES: Final = 4 * MIB  # received and not yet parsed: above it the client waits
+BULK_BATCH_BYTES: Final = 2 * MIB  # of keys and rows: a batch ends with the row that reaches it
+BULK_WRITES_MAX: Final = 2  # batches under way to one range
+BULK_ROWS_MIN: Final = 4 * KIB  # an INSERT ... SELECT of so many rows goes in batches
+
 # --- plans
 PLAN_CACHE_MAX_ENTRIES: Final = 5_000
 PROGRAMS_PER_NODE_MAX: Final = 20_000  # registered row programs on one shard, oldest go first
@@ -57,6 +64,8 @@ NUMERIC_PRECISION_MAX: Final = 38
 NUMERIC_UNCONSTRAINED_SCALE: Final = 16  # digits after the point of a numeric without (p, s)
 
 assert RPC_CHUNK_BYTES * RPC_STREAM_CREDIT_CHUNKS < RPC_MESSAGE_MAX_BYTES
+assert COPY_CHUNK_BYTES <= COPY_INBOX_MAX_BYTES
+assert BULK_BATCH_BYTES + KEY_MAX_BYTES + ROW_MAX_BYTES < RPC_MESSAGE_MAX_BYTES
 assert ROW_MAX_BYTES < CLIENT_MESSAGE_MAX_BYTES < RPC_MESSAGE_MAX_BYTES
 assert KEY_MAX_BYTES < ROW_MAX_BYTES < LOG_RECORD_MAX_BYTES
 assert LOG_ZEROED_BATCH_MAX_BYTES <= LOG_ZEROED_FIRST_BYTES // 2

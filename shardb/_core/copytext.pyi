@@ -1,16 +1,17 @@
 from collections.abc import Iterable, Sequence
 
-from shardb._core.rowcodec import RowLayout
+from shardb._core.rowdeal import Block, RowDealer
 
 class CopyReader:
     def __init__(
         self,
-        layout: RowLayout,
+        dealer: RowDealer,
         table: str,
         names: Sequence[str],
         columns: Sequence[int],
         not_null: Iterable[int],
         defaults: bytes,
+        batch_bytes: int,
         csv: bool = False,
         delimiter: bytes = b"\t",
         quote: bytes = b'"',
@@ -30,4 +31,8 @@ class CopyReader:
     def ended(self) -> bool: ...
     @property
     def pending(self) -> int: ...
-    def feed(self, data: bytes, final: bool = False) -> tuple[bytes, bytes]: ...
+    @property
+    def full(self) -> bool: ...
+    def feed(
+        self, parts: Sequence[bytes], final: bool = False
+    ) -> list[tuple[int, int, Block, Block]]: ...

@@ -1,14 +1,14 @@
 # cython: language_level=3
-"""COPY FROM in text and CSV format: bytes of the client to encoded rows, without the GIL.
+"""COPY FROM in text and CSV format: bytes of the client to dealt rows, without the GIL.
 
 Follows the manual's page of COPY ("File Formats") and PostgreSQL's messages. Data comes in chunks
-cut anywhere; `feed` returns the rows of the lines that are complete and keeps the rest. Bad data
+cut anywhere; `feed` deals the rows of the lines that are complete and keeps the rest. Bad data
 raises `CoreError` with an attribute `where` that names the table, line and column as PostgreSQL's
 CONTEXT does; the reader is of no use after that.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t, uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy, memmove
 
@@ -23,7 +23,8 @@ from shardb._core.coreerror import CoreError
 from shardb._core.datum cimport (
     Datum, T_INT8, datum_from_text, datum_init, datum_to_text, type_is_text, utf8_check,
 )
-from shardb._core.rowcodec cimport Layout, RowLayout, row_append, row_fit, row_get
+from shardb._core.rowcodec cimport Layout, RowLayout, row_fit, row_get
+from shardb._core.rowdeal cimport RowDealer
 
 cdef enum:
     NEED_MORE = 0
@@ -42,15 +43,17 @@ ctypedef struct Field:
 
 @cython.final
 cdef class CopyReader:
-    """Reads COPY data for one table.
+    """Reads COPY data for one table and deals its rows by `dealer`, about `batch_bytes` at a time.
 
-    `layout` and `names` are of the table's columns; `columns` are the positions that the data has,
+    `names` are of the table's columns; `columns` are the positions that the data has,
     in its order. Columns that it lacks take their value from the row `defaults`, `rowid` (a position
     or -1) counts up from `next_rowid`. `header`: 0 none, 1 skip a line, 2 it must match the names.
     `force_null`, `force_not_null` are positions (CSV).
     """
 
     cdef RowLayout layout
+    cdef RowDealer dealer
+    cdef size_t batch_bytes
     cdef list names
     cdef str table
     cdef bytes defaults_row
@@ -74,9 +77,7 @@ cdef class CopyReader:
     cdef char* data
     cdef Py_ssize_t start, end, capacity
     cdef Arena arena
-    cdef Buf rows
-    cdef uint64_t* offsets
-    cdef Py_ssize_t count, offsets_cap
+    cdef readonly bint full          # the last feed stopped at a full batch: lines may be left
     cdef int bad_column              # position of the column at fault, -1 if none
     cdef Py_ssize_t bad_field
     cdef const char* record
@@ -84,21 +85,22 @@ cdef class CopyReader:
     cdef Py_ssize_t record_fields    # fields the record at hand has
 
     def __cinit__(
-        self, RowLayout layout not None, str table not None, names, columns, not_null,
-        bytes defaults not None, bint csv=False, bytes delimiter=b"\t", bytes quote=b'"',
+        self, RowDealer dealer not None, str table not None, names, columns, not_null,
+        bytes defaults not None, size_t batch_bytes, bint csv=False, bytes delimiter=b"\t", bytes quote=b'"',
         bytes escape=b'"', bytes null=b"\\N", int header=0, force_null=(), force_not_null=(),
         int rowid=-1, int64_t next_rowid=0,
     ):
+        cdef RowLayout layout = dealer.layout
         cdef Py_ssize_t n = layout.c.columns, i
         self.data = NULL
         self.target = NULL
         self.flags = NULL
         self.values = NULL
         self.fields = NULL
-        self.offsets = NULL
         arena_init(&self.arena)
-        buf_init(&self.rows)
         self.layout = layout
+        self.dealer = dealer
+        self.batch_bytes = batch_bytes
         self.table = table
         self.names = list(names)
         self.defaults_row = defaults
@@ -141,41 +143,38 @@ cdef class CopyReader:
         free(self.flags)
         free(self.values)
         free(self.fields)
-        free(self.offsets)
         arena_free(&self.arena)
-        buf_free(&self.rows)
 
     @property
     def pending(self):
         """Bytes of an incomplete line that are kept."""
         return self.end - self.start
 
-    def feed(self, bytes data not None, bint final=False):
-        """(encoded rows, their offsets as native u64, one more than rows) of the complete lines.
+    def feed(self, parts, bint final=False):
+        """Adds data, deals the complete lines' rows and returns what `RowDealer.take` gives.
 
-        `final`: no more data comes; a last line without its newline counts.
+        `parts` is a sequence of bytes. `final`: no more data comes; a last line without its newline
+        counts. If `full` is set afterwards, feed again (with no parts) before more data is added.
         """
         cdef int state
-        cdef bytes rows, offsets
-        self._append(data)
-        self.count = 0
-        self.rows.len = 0
-        self._push_offset()
+        self._append(parts)
+        self.full = False
         if self.header and not self.ended:
             self._read_header(final)
         if not self.header:
             with nogil:
+                self.dealer.prepare()
                 state = self._run(final)
             if state < 0:
                 self._raise()
-        rows = buf_bytes(&self.rows)
-        self.rows.len = 0
-        offsets = PyBytes_FromStringAndSize(<char*> self.offsets, self.count * sizeof(uint64_t))
-        return rows, offsets
+        return self.dealer.take()
 
-    cdef int _append(self, bytes data) except -1:
-        cdef Py_ssize_t more = len(data), live = self.end - self.start
+    cdef int _append(self, parts) except -1:
+        cdef Py_ssize_t more = 0, live = self.end - self.start
+        cdef bytes part
         cdef char* grown
+        for part in parts:
+            more += PyBytes_GET_SIZE(part)
         if self.capacity - self.end < more:
             if self.start:
                 memmove(self.data, self.data + self.start, live)
@@ -187,22 +186,9 @@ cdef class CopyReader:
                     raise MemoryError()
                 self.data = grown
                 self.capacity = 2 * (live + more)
-        if more:
-            memcpy(self.data + self.end, PyBytes_AS_STRING(data), more)
-            self.end += more
-        return 0
-
-    cdef int _push_offset(self) noexcept nogil:
-        cdef uint64_t* grown
-        if self.count == self.offsets_cap:
-            grown = <uint64_t*> realloc(
-                self.offsets, sizeof(uint64_t) * <size_t> (2 * self.offsets_cap + 1024))
-            if grown == NULL:
-                return core_fail("53200", "out of memory")
-            self.offsets = grown
-            self.offsets_cap = 2 * self.offsets_cap + 1024
-        self.offsets[self.count] = self.rows.len
-        self.count += 1
+        for part in parts:
+            memcpy(self.data + self.end, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+            self.end += PyBytes_GET_SIZE(part)
         return 0
 
     cdef int _read_header(self, bint final) except -1:
@@ -280,12 +266,12 @@ cdef class CopyReader:
                 if self.values[i].null and self.flags[i] & 1:
                     self.bad_column = <int> i
                     return core_fail("23502", "null value")
-            row_append(layout, self.values, &self.rows)
-            if self.rows.failed:
-                return core_fail("53200", "out of memory")
-            if self._push_offset() != 0:
+            if self.dealer.deal(self.values) != 0:
                 return -1
             arena_reset(&self.arena)
+            if self.dealer.held >= self.batch_bytes:
+                self.full = True
+                return 0
         return 0
 
     # --- records and fields. On GOT_ROW `fields[:record_fields]` are set (at most width, further ones
