@@ -10,15 +10,18 @@ CONTEXT does; the reader is of no use after that.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memcmp, memcpy, memmove
+from libc.string cimport memcpy, memmove, memset
 
 cimport cython
 
 from shardb._core.buffer cimport (
-    Arena, Buf, arena_alloc, arena_free, arena_init, arena_reset, buf_bytes, buf_free, buf_init,
+    Arena, Buf, arena_free, arena_init, arena_reset, buf_bytes, buf_free, buf_init,
     core_fail, raise_core,
 )
-from shardb._core.copyescape cimport unescape_text, unquote_csv
+from shardb._core.copysplit cimport (
+    END_OF_DATA, FAILED, Field, NEED_MORE, SCAN_BYTES, Splitter, split_begin, split_next,
+)
+from shardb._core.copyvalue cimport plain_value
 from shardb._core.coreerror import CoreError
 from shardb._core.datum cimport (
     Datum, T_INT8, datum_from_text, datum_init, datum_to_text, type_is_text, utf8_check,
@@ -27,18 +30,8 @@ from shardb._core.rowcodec cimport Layout, RowLayout, row_fit, row_get
 from shardb._core.rowdeal cimport RowDealer
 
 cdef enum:
-    NEED_MORE = 0
-    GOT_ROW = 1
-    END_OF_DATA = 2
-    FAILED = -1
     CONTEXT_MAX_BYTES = 100
     FAILING_VALUE_MAX_BYTES = 64  # as in PostgreSQL's ExecBuildSlotValueDescription
-
-# A field: where its bytes are; `null` if it is NULL.
-ctypedef struct Field:
-    const char* p
-    Py_ssize_t len
-    bint null
 
 
 @cython.final
@@ -58,31 +51,21 @@ cdef class CopyReader:
     cdef str table
     cdef bytes defaults_row
     cdef bytes null_text
-    cdef const char* null_p
-    cdef Py_ssize_t null_len
-    cdef bint csv
-    cdef char delimiter
-    cdef char quote
-    cdef char escape
+    cdef Splitter split
     cdef int header
     cdef int rowid
     cdef readonly int64_t next_rowid
-    cdef readonly int64_t line       # of the record at hand, 1-based
     cdef readonly bint ended         # the end-of-data marker was seen
     cdef Py_ssize_t width            # fields a record has
     cdef int* target
     cdef char* flags                 # by position: 1 not null, 2 force null, 4 force not null
+    cdef char* field_flags           # the same by field
     cdef Datum* values
-    cdef Field* fields
-    cdef char* data
-    cdef Py_ssize_t start, end, capacity
+    cdef Py_ssize_t capacity
     cdef Arena arena
     cdef readonly bint full          # the last feed stopped at a full batch: lines may be left
     cdef int bad_column              # position of the column at fault, -1 if none
     cdef Py_ssize_t bad_field
-    cdef const char* record
-    cdef Py_ssize_t record_len
-    cdef Py_ssize_t record_fields    # fields the record at hand has
 
     def __cinit__(
         self, RowDealer dealer not None, str table not None, names, columns, not_null,
@@ -92,11 +75,11 @@ cdef class CopyReader:
     ):
         cdef RowLayout layout = dealer.layout
         cdef Py_ssize_t n = layout.c.columns, i
-        self.data = NULL
+        memset(&self.split, 0, sizeof(Splitter))
         self.target = NULL
         self.flags = NULL
+        self.field_flags = NULL
         self.values = NULL
-        self.fields = NULL
         arena_init(&self.arena)
         self.layout = layout
         self.dealer = dealer
@@ -105,12 +88,13 @@ cdef class CopyReader:
         self.names = list(names)
         self.defaults_row = defaults
         self.null_text = null
-        self.null_p = PyBytes_AS_STRING(self.null_text)
-        self.null_len = len(self.null_text)
-        self.csv = csv
-        self.delimiter = delimiter[0]
-        self.quote = quote[0]
-        self.escape = escape[0]
+        self.split.null_p = PyBytes_AS_STRING(self.null_text)
+        self.split.null_len = len(self.null_text)
+        self.split.csv = csv
+        self.split.delimiter = delimiter[0]
+        self.split.quote = quote[0]
+        self.split.escape = escape[0]
+        self.split.arena = &self.arena
         self.header = header
         self.rowid = rowid
         self.next_rowid = next_rowid
@@ -118,8 +102,11 @@ cdef class CopyReader:
         self.target = <int*> calloc(self.width + 1, sizeof(int))
         self.flags = <char*> calloc(n + 1, 1)
         self.values = <Datum*> calloc(n + 1, sizeof(Datum))
-        self.fields = <Field*> calloc(self.width + 1, sizeof(Field))
-        if not self.target or not self.flags or not self.values or not self.fields:
+        self.split.fields = <Field*> calloc(self.width + 1, sizeof(Field))
+        self.field_flags = <char*> calloc(self.width + 1, 1)
+        if not self.target or not self.flags or not self.values or not self.split.fields:
+            raise MemoryError()
+        if not self.field_flags:
             raise MemoryError()
         for i in range(self.width):
             if not 0 <= columns[i] < n:
@@ -131,24 +118,33 @@ cdef class CopyReader:
             self.flags[i] |= 2
         for i in force_not_null:
             self.flags[i] |= 4
+        for i in range(self.width):
+            self.field_flags[i] = self.flags[self.target[i]]
+        self.split.field_flags = self.field_flags
+        self.split.width = self.width
         layout.check(defaults)
         for i in range(n):
             row_get(&layout.c, PyBytes_AS_STRING(self.defaults_row), <int> i, &self.values[i])
-        self.line = 0
         self.bad_column = -1
 
     def __dealloc__(self):
-        free(self.data)
+        free(self.split.data)
         free(self.target)
         free(self.flags)
         free(self.values)
-        free(self.fields)
+        free(self.split.fields)
+        free(self.field_flags)
         arena_free(&self.arena)
+
+    @property
+    def line(self):
+        """The line of the record at hand, 1-based."""
+        return self.split.line
 
     @property
     def pending(self):
         """Bytes of an incomplete line that are kept."""
-        return self.end - self.start
+        return self.split.end - self.split.start
 
     def feed(self, parts, bint final=False):
         """Adds data, deals the complete lines' rows and returns what `RowDealer.take` gives.
@@ -170,25 +166,27 @@ cdef class CopyReader:
         return self.dealer.take()
 
     cdef int _append(self, parts) except -1:
-        cdef Py_ssize_t more = 0, live = self.end - self.start
+        cdef Splitter* split = &self.split
+        cdef Py_ssize_t more = SCAN_BYTES, live = split.end - split.start
         cdef bytes part
         cdef char* grown
         for part in parts:
             more += PyBytes_GET_SIZE(part)
-        if self.capacity - self.end < more:
-            if self.start:
-                memmove(self.data, self.data + self.start, live)
-                self.start = 0
-                self.end = live
+        if self.capacity - split.end < more:
+            if split.start:
+                memmove(split.data, split.data + split.start, live)
+                split.start = 0
+                split.end = live
             if self.capacity - live < more:
-                grown = <char*> realloc(self.data, 2 * (live + more))
+                grown = <char*> realloc(split.data, 2 * (live + more))
                 if grown == NULL:
                     raise MemoryError()
-                self.data = grown
+                split.data = grown
                 self.capacity = 2 * (live + more)
         for part in parts:
-            memcpy(self.data + self.end, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
-            self.end += PyBytes_GET_SIZE(part)
+            memcpy(split.data + split.end, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+            split.end += PyBytes_GET_SIZE(part)
+        split_begin(split)
         return 0
 
     cdef int _read_header(self, bint final) except -1:
@@ -196,16 +194,16 @@ cdef class CopyReader:
         cdef Py_ssize_t i
         cdef bytes name
         with nogil:
-            state = self._split(final)
+            state = split_next(&self.split, final)
         if state == NEED_MORE:
             return 0
         if state == FAILED:
             self._raise()
         if self.header == 2:
-            if self.record_fields != self.width:
+            if self.split.record_fields != self.width:
                 raise self._error("22P04", "wrong number of fields in header line")
             for i in range(self.width):
-                name = PyBytes_FromStringAndSize(self.fields[i].p, self.fields[i].len)
+                name = PyBytes_FromStringAndSize(self.split.fields[i].p, self.split.fields[i].len)
                 if name.decode("utf-8", "replace") != self.names[self.target[i]]:
                     raise self._error(
                         "22P04",
@@ -223,7 +221,7 @@ cdef class CopyReader:
         cdef Datum* value
         cdef const Layout* layout = &self.layout.c
         while not self.ended:
-            state = self._split(final)
+            state = split_next(&self.split, final)
             if state == NEED_MORE:
                 arena_reset(&self.arena)
                 return 0
@@ -234,17 +232,20 @@ cdef class CopyReader:
                 return -1
             self.bad_column = -1
             self.bad_field = -1
-            if self.record_fields < self.width:
-                self.bad_column = self.target[self.record_fields]
+            if self.split.record_fields < self.width:
+                self.bad_column = self.target[self.split.record_fields]
                 return core_fail("22P04", "missing data")
-            if self.record_fields > self.width:
+            if self.split.record_fields > self.width:
                 return core_fail("22P04", "extra data after last expected column")
             for i in range(self.width):
-                field = &self.fields[i]
+                field = &self.split.fields[i]
                 at = self.target[i]
                 value = &self.values[at]
                 if field.null:
                     value.null = 1
+                    continue
+                if plain_value(&layout.column[at], field.p, field.len, field.plain, value,
+                               &self.arena):
                     continue
                 datum_init(value, layout.column[at].type)
                 if (type_is_text(layout.column[at].type)
@@ -274,246 +275,19 @@ cdef class CopyReader:
                 return 0
         return 0
 
-    # --- records and fields. On GOT_ROW `fields[:record_fields]` are set (at most width, further ones
-    # --- are only counted) and the record is consumed.
-
-    cdef int _split(self, bint final) noexcept nogil:
-        if self.csv:
-            return self._split_csv(final)
-        return self._split_text(final)
-
-    cdef int _consume(self, const char* begin, const char* stop, const char* following) noexcept nogil:
-        self.record = begin
-        self.record_len = stop - begin
-        self.start = following - self.data
-        return GOT_ROW
-
-    cdef int _split_text(self, bint final) noexcept nogil:
-        cdef const char* begin = self.data + self.start
-        cdef const char* limit = self.data + self.end
-        cdef const char* at = begin
-        cdef const char* stop
-        cdef const char* following
-        cdef const char* field
-        cdef Py_ssize_t n = 0
-        cdef bint escaped = False
-        cdef int64_t extra = 0
-        cdef char c
-        cdef char delimiter = self.delimiter
-        if at == limit:
-            return NEED_MORE
-        self.line += 1
-        # Fields are cut as we go; what we find counts only once the newline is seen.
-        field = at
-        while True:
-            if at == limit:
-                if not final:
-                    self.line -= 1
-                    return NEED_MORE
-                stop = following = at
-                break
-            c = at[0]
-            if c == delimiter:
-                if n < self.width:
-                    if self._text_field(n, field, at, escaped) < 0:
-                        return FAILED
-                n += 1
-                at += 1
-                field = at
-                escaped = False
-            elif c == 0x0A:
-                stop = at
-                following = at + 1
-                if stop > begin and (stop - 1)[0] == 0x0D:
-                    stop -= 1
-                break
-            elif c == 0x5C:
-                if at + 1 == limit:
-                    if not final:
-                        self.line -= 1
-                        return NEED_MORE
-                    at += 1
-                    continue
-                escaped = True
-                if at[1] == 0x0A:
-                    extra += 1
-                at += 2
-            elif c == 0x0D:
-                if at + 1 == limit:
-                    if not final:
-                        self.line -= 1
-                        return NEED_MORE
-                elif at[1] != 0x0A:
-                    self.record = begin
-                    self.record_len = at - begin
-                    return core_fail("22P04", "literal carriage return found in data")
-                at += 1
-            else:
-                at += 1
-        if stop - begin == 2 and begin[0] == 0x5C and begin[1] == 0x2E:
-            self.start = following - self.data
-            return END_OF_DATA
-        if n < self.width:
-            if self._text_field(n, field, stop, escaped) < 0:
-                return FAILED
-        n += 1
-        if self.width == 0 and stop == begin:
-            n = 0
-        self.line += extra
-        self.record_fields = n
-        return self._consume(begin, stop, following)
-
-    cdef int _text_field(
-        self, Py_ssize_t n, const char* begin, const char* stop, bint escaped
-    ) noexcept nogil:
-        cdef Field* field = &self.fields[n]
-        cdef Py_ssize_t length = stop - begin
-        cdef char* out
-        cdef char* to
-        field.null = False
-        if length == self.null_len and memcmp(begin, self.null_p, length) == 0:
-            field.null = True
-            return 0
-        field.p = begin
-        field.len = length
-        if not escaped:
-            return 0
-        out = arena_alloc(&self.arena, length + 1)
-        if out == NULL:
-            return core_fail("53200", "out of memory")
-        to = unescape_text(begin, stop, out)
-        field.p = out
-        field.len = to - out
-        return 0
-
-    cdef int _split_csv(self, bint final) noexcept nogil:
-        cdef const char* begin = self.data + self.start
-        cdef const char* limit = self.data + self.end
-        cdef const char* at = begin
-        cdef const char* stop
-        cdef const char* following
-        cdef const char* field
-        cdef Py_ssize_t n = 0
-        cdef bint quoted = False, inside = False
-        cdef int64_t extra = 0
-        cdef char c
-        cdef char delimiter = self.delimiter, quote = self.quote, escape = self.escape
-        if at == limit:
-            return NEED_MORE
-        self.line += 1
-        field = at
-        while True:
-            if at == limit:
-                if not final:
-                    self.line -= 1
-                    return NEED_MORE
-                if inside:
-                    self.record = begin
-                    self.record_len = at - begin
-                    self.line += extra
-                    return core_fail("22P04", "unterminated CSV quoted field")
-                stop = following = at
-                break
-            c = at[0]
-            if inside:
-                if c == escape and (escape != quote or (at + 1 < limit and at[1] == quote)):
-                    if at + 1 == limit:
-                        if not final:
-                            self.line -= 1
-                            return NEED_MORE
-                        at += 1
-                    elif at[1] == quote or at[1] == escape:
-                        at += 2
-                    else:
-                        at += 1
-                elif c == quote:
-                    # A quote at the end of what we have may be the first of a doubled one.
-                    if at + 1 == limit and not final:
-                        self.line -= 1
-                        return NEED_MORE
-                    inside = False
-                    at += 1
-                else:
-                    if c == 0x0A:
-                        extra += 1
-                    at += 1
-            elif c == delimiter:
-                if n < self.width:
-                    if self._csv_field(n, field, at, quoted) < 0:
-                        return FAILED
-                n += 1
-                at += 1
-                field = at
-                quoted = False
-            elif c == quote:
-                quoted = True
-                inside = True
-                at += 1
-            elif c == 0x0A:
-                stop = at
-                following = at + 1
-                if stop > begin and (stop - 1)[0] == 0x0D:
-                    stop -= 1
-                break
-            elif c == 0x0D:
-                if at + 1 == limit:
-                    if not final:
-                        self.line -= 1
-                        return NEED_MORE
-                elif at[1] != 0x0A:
-                    self.record = begin
-                    self.record_len = at - begin
-                    return core_fail("22P04", "unquoted carriage return found in data")
-                at += 1
-            else:
-                at += 1
-        if stop - begin == 2 and begin[0] == 0x5C and begin[1] == 0x2E:
-            self.start = following - self.data
-            return END_OF_DATA
-        if n < self.width:
-            if self._csv_field(n, field, stop, quoted) < 0:
-                return FAILED
-        n += 1
-        self.line += extra
-        self.record_fields = n
-        return self._consume(begin, stop, following)
-
-    cdef int _csv_field(
-        self, Py_ssize_t n, const char* begin, const char* stop, bint quoted
-    ) noexcept nogil:
-        cdef Field* field = &self.fields[n]
-        cdef Py_ssize_t length = stop - begin
-        cdef char flags = self.flags[self.target[n]]
-        cdef char* out
-        cdef char* to
-        field.null = False
-        field.p = begin
-        field.len = length
-        if quoted:
-            out = arena_alloc(&self.arena, length + 1)
-            if out == NULL:
-                return core_fail("53200", "out of memory")
-            to = unquote_csv(begin, stop, self.quote, self.escape, out)
-            field.p = out
-            field.len = to - out
-        if (not quoted and not flags & 4) or flags & 2:
-            if field.len == self.null_len and memcmp(field.p, self.null_p, field.len) == 0:
-                field.null = True
-        return 0
-
     # --- errors
 
     cdef object _where(self):
         cdef bytes text
-        cdef str where = f"COPY {self.table}, line {self.line}"
+        cdef str where = f"COPY {self.table}, line {self.split.line}"
         if self.bad_field >= 0 and self.bad_column >= 0:
             text = PyBytes_FromStringAndSize(
-                self.fields[self.bad_field].p,
-                min(self.fields[self.bad_field].len, CONTEXT_MAX_BYTES))
+                self.split.fields[self.bad_field].p,
+                min(self.split.fields[self.bad_field].len, CONTEXT_MAX_BYTES))
             return f'{where}, column {self.names[self.bad_column]}: "{text.decode("utf-8", "replace")}"'
-        text = PyBytes_FromStringAndSize(self.record, min(self.record_len, CONTEXT_MAX_BYTES))
+        text = PyBytes_FromStringAndSize(self.split.record, min(self.split.record_len, CONTEXT_MAX_BYTES))
         shown = text.decode("utf-8", "replace")
-        if self.record_len > CONTEXT_MAX_BYTES:
+        if self.split.record_len > CONTEXT_MAX_BYTES:
             shown += "..."
         return f'{where}: "{shown}"'
 
