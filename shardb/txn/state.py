@@ -9,6 +9,7 @@ Invariant: a table's writes are all in its overlay or all in bulk, never in both
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
@@ -75,6 +76,7 @@ class State:
         "owner",
         "participants",
         "phase",
+        "queued",
         "state_id",
         "statements",
         "txn_id",
@@ -89,6 +91,7 @@ class State:
         self.statements: set[int] = set()
         self.abandon: Callable[[], None] | None = None  # ends the statement being carried out
         self.cancel: Callable[[int], None] | None = None  # the same, if it has this number
+        self.queued: deque[Callable[[], None]] = deque()  # statements that came meanwhile
         self.last_statement = 0
         self.last_reply: Message | None = None
         self.floor = 0  # the largest commit_ts read, locked or overwritten
@@ -105,6 +108,11 @@ class State:
     @property
     def has_writes(self) -> bool:
         return bool(self.log) or bool(self.bulk)
+
+    def next(self) -> None:
+        """Begins the statement that came while another was carried out, if there is one."""
+        if self.queued:
+            self.queued.popleft()()
 
     def put(self, statement: int, table_id: int, key: bytes, row: bytes | None) -> None:
         """Buffers a write; None deletes. REQUIRES: the key is locked, the table has no bulk."""
