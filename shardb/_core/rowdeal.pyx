@@ -203,22 +203,25 @@ cdef class RowDealer:
                 buf_reserve(&hand.keys, hand.keys_before + hand.keys_before // 16)
                 buf_reserve(&hand.rows, hand.rows_before + hand.rows_before // 16)
 
-    def deal_arrow(self, batch):
+    def deal_arrow(self, batch, int64_t start, size_t batch_bytes):
         """Deals the rows of a pyarrow.RecordBatch with a column for each of the layout's, in order.
 
-        Works without the GIL. An error carries the `row` and `column` it was found at (-1: none).
+        Begins at row `start` and ends after the row with which `held` reaches `batch_bytes`; returns
+        the row to go on with. Works without the GIL. An error carries the `row` and `column` it was
+        found at (column -1: the row as a whole).
         """
         cdef ArrowBatch cells = ArrowBatch(batch, self.layout.types)
         cdef const Layout* layout = &self.layout.c
         cdef Datum* values = <Datum*> calloc(layout.columns + 1, sizeof(Datum))
         cdef Arena arena
-        cdef int64_t at = 0
+        cdef int64_t at = start
         cdef int i = -1, why = 0
         if values == NULL:
             raise MemoryError
         arena_init(&arena)
         with nogil:
-            for at in range(cells.rows):
+            self.prepare()
+            while at < cells.rows and self.held < batch_bytes:
                 for i in range(layout.columns):
                     why = arrow_get(&cells.column[i], at, &values[i], &arena)
                     if why == 0 and layout.column[i].typmod < 0:
@@ -231,6 +234,7 @@ cdef class RowDealer:
                 if why != 0:
                     break
                 arena_reset(&arena)
+                at += 1
             arena_free(&arena)
             free(values)
         if why != 0:
@@ -240,3 +244,4 @@ cdef class RowDealer:
                 error.row = at
                 error.column = i
                 raise
+        return at

@@ -18,6 +18,7 @@ from shardb.types import TypeCode
 
 LAYOUT = RowLayout(3, [(TypeCode.TEXT, -1), (TypeCode.INT4, -1), (TypeCode.TEXT, -1)])
 KEY_AT = (1, 0)
+NO_BOUND = 1 << 40
 CODEC = KeyCodec([(TypeCode.INT4, -1, False, False), (TypeCode.TEXT, -1, False, False)])
 
 Row = tuple[str, int, str | None]
@@ -48,7 +49,7 @@ def test_rows_go_to_their_ranges(rows: list[Row], splits: set[int], ordered: boo
     starts = [b"", *(CODEC.encode_prefix([split]) for split in sorted(splits))]
     dealing = dealer(starts)
     for part in (rows[:7], rows[7:]):
-        dealing.deal_arrow(batch_of(part))
+        assert dealing.deal_arrow(batch_of(part), 0, NO_BOUND) == len(part)
         expected: dict[int, tuple[list[bytes], list[bytes]]] = {}
         for a, b, c in part:
             key = CODEC.encode((b, a))
@@ -81,13 +82,22 @@ def test_rows_go_to_their_ranges(rows: list[Row], splits: set[int], ordered: boo
 def test_what_cannot_be_stored_is_refused(row: Row, sqlstate: str, message: str) -> None:
     dealing = dealer([b""], 20, 100)
     with pytest.raises(CoreError) as caught:
-        dealing.deal_arrow(batch_of([("a", 1, "fits"), row]))
+        dealing.deal_arrow(batch_of([("a", 1, "fits"), row]), 0, NO_BOUND)
     assert (caught.value.sqlstate, caught.value.message) == (sqlstate, message)
     assert caught.value.row == 1  # type: ignore[attr-defined]
 
 
 def test_blocks_cannot_be_changed() -> None:
     dealing = dealer([b""])
-    dealing.deal_arrow(batch_of([("a", 1, None)]))
+    dealing.deal_arrow(batch_of([("a", 1, None)]), 0, NO_BOUND)
     (_, _, keys, _) = dealing.take()[0]
     assert memoryview(keys).readonly
+
+
+def test_a_full_batch_ends_with_the_row_that_filled_it() -> None:
+    dealing = dealer([b""])
+    batch = batch_of([("a", number, "x" * 30) for number in range(5)])
+    assert dealing.deal_arrow(batch, 1, 100) == 3
+    assert dealing.deal_arrow(batch, 3, 100) == 3
+    assert [count for _, count, _, _ in dealing.take()] == [2]
+    assert dealing.deal_arrow(batch, 3, NO_BOUND) == 5
