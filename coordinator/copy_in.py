@@ -101,10 +101,11 @@ async def _load(shell: Shell, reader: CopyReader, inbox: CopyInbox, bulk: BulkIn
     try:
         while True:
             parts = await inbox.take()
-            await bulk.put(await shell.in_thread(reader.feed, parts or (), parts is None))
-            while reader.full:
-                await bulk.put(await shell.in_thread(reader.feed, (), parts is None))
-            if parts is None:
+            data, final = parts or (), parts is None
+            while not await shell.in_thread(reader.feed, data, final):
+                await bulk.put()
+                data = ()
+            if final:
                 break
         await bulk.finish()
     except BaseException:
@@ -132,7 +133,6 @@ def make_reader(
         spec.columns,
         not_null,
         defaults,
-        limits.BULK_BATCH_BYTES,
         csv=csv,
         delimiter=str(options.get("delimiter", "," if csv else "\t")).encode(),
         quote=quote,

@@ -368,17 +368,12 @@ class Executor:
     ) -> None:
         """Inserts many rows in batches, each dealt out in a thread while others are sent."""
         bulk = self.bulk_insert(session, writer, txn)
-        dealer = bulk.dealer
         try:
             for batch in rows.to_batches():
                 at = 0
                 while at < batch.num_rows:
-                    at = await session.shell.in_thread(
-                        dealer.deal_arrow, batch, at, limits.BULK_BATCH_BYTES
-                    )
-                    if dealer.held >= limits.BULK_BATCH_BYTES:
-                        await bulk.put(dealer.take())
-            await bulk.put(dealer.take())
+                    at = await session.shell.in_thread(bulk.dealer.deal_arrow, batch, at)
+                    await bulk.put()
             await bulk.finish()
         except BaseException:
             await bulk.stop()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.ports import Cancellable, Driver, Shell, Txn, Waiter
 from shardb import limits
-from shardb._core.rowdeal import Block, RowDealer
+from shardb._core.rowdeal import RowDealer
 
 if TYPE_CHECKING:
     from coordinator.catalog import RangeMap
@@ -32,11 +32,11 @@ class WriteResult:
 
 
 class BulkInsert:
-    """Inserts many rows into a table: `put` batches, then `finish`; `stop` in any case.
+    """Inserts many rows: fill the `dealer` and `put`, time and again; `finish`, or `stop`.
 
     At most `BULK_WRITES_MAX` batches are under way to a range, and one until the range has answered
-    for the first time, for only then the transaction's state there is known. `dealer` makes the
-    batches; it may work in a thread while earlier ones are sent.
+    for the first time, for only then the transaction's state there is known. The dealer may be
+    filled in a thread while earlier batches are sent.
     """
 
     def __init__(
@@ -56,6 +56,8 @@ class BulkInsert:
             ranges.starts,
             limits.KEY_MAX_BYTES,
             limits.ROW_MAX_BYTES,
+            limits.BULK_BATCH_BYTES,
+            limits.BULK_HELD_MAX_BYTES,
         )
         self.rows = 0
         self._driver = driver
@@ -64,17 +66,20 @@ class BulkInsert:
         self._table_id = table.id
         self._ranges = ranges.ranges
         self._under_way: dict[int, list[Cancellable]] = {}
+        self._sent_bytes = 0  # in batches that are under way
         self._answered: set[int] = set()
         self._error: BaseException | None = None
         self._waiter: Waiter | None = None
 
-    async def put(self, dealt: Sequence[tuple[int, int, Block, Block]]) -> None:
-        """Sends batches, waiting for room; raises what an earlier one failed with."""
-        for at, count, keys, rows in dealt:
+    async def put(self, everything: bool = False) -> None:
+        """Sends the dealer's batches, waiting for room; raises what an earlier one failed with."""
+        for at, count, keys, rows in self.dealer.take(everything):
+            size = len(keys) + len(rows)
             while not self._has_room(at):
                 await self._change()
             self._send(
                 at,
+                size,
                 self._driver.write_dealt(
                     self._txn, self._table_id, self._ranges[at], count, keys, rows
                 ),
@@ -82,7 +87,8 @@ class BulkInsert:
             self.rows += count
 
     async def finish(self) -> None:
-        """Waits until everything is written; raises if something failed."""
+        """Sends the rest and waits until everything is written; raises if something failed."""
+        await self.put(everything=True)
         while self._under_way:
             await self._change()
         if self._error is not None:
@@ -99,6 +105,8 @@ class BulkInsert:
     def _has_room(self, at: int) -> bool:
         if self._error is not None:
             raise self._error
+        if self._sent_bytes >= limits.BULK_SENT_MAX_BYTES:
+            return False
         under_way = len(self._under_way.get(at, ()))
         return under_way < (limits.BULK_WRITES_MAX if at in self._answered else 1)
 
@@ -106,9 +114,10 @@ class BulkInsert:
         self._waiter = self._shell.waiter()
         await self._waiter
 
-    def _send(self, at: int, work: Coroutine[Any, Any, None]) -> None:
+    def _send(self, at: int, size: int, work: Coroutine[Any, Any, None]) -> None:
         def done(error: BaseException | None) -> None:
             works.remove(task)
+            self._sent_bytes -= size
             if not works:
                 del self._under_way[at]
             self._answered.add(at)
@@ -120,6 +129,7 @@ class BulkInsert:
         task = self._shell.spawn(work, done)
         works = self._under_way.setdefault(at, [])
         works.append(task)
+        self._sent_bytes += size
 
 
 def as_uint64(offsets: Any) -> memoryview | array[int]:

@@ -1,6 +1,6 @@
 from collections.abc import Iterable, Sequence
 
-from shardb._core.rowdeal import Block, RowDealer
+from shardb._core.rowdeal import RowDealer
 
 class CopyReader:
     def __init__(
@@ -11,7 +11,6 @@ class CopyReader:
         columns: Sequence[int],
         not_null: Iterable[int],
         defaults: bytes,
-        batch_bytes: int,
         csv: bool = False,
         delimiter: bytes = b"\t",
         quote: bytes = b'"',
@@ -31,8 +30,4 @@ class CopyReader:
     def ended(self) -> bool: ...
     @property
     def pending(self) -> int: ...
-    @property
-    def full(self) -> bool: ...
-    def feed(
-        self, parts: Sequence[bytes], final: bool = False
-    ) -> list[tuple[int, int, Block, Block]]: ...
+    def feed(self, parts: Sequence[bytes], final: bool = False) -> bool: ...

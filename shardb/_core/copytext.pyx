@@ -36,7 +36,7 @@ cdef enum:
 
 @cython.final
 cdef class CopyReader:
-    """Reads COPY data for one table and deals its rows by `dealer`, about `batch_bytes` at a time.
+    """Reads COPY data for one table and deals its rows by `dealer`.
 
     `names` are of the table's columns; `columns` are the positions that the data has,
     in its order. Columns that it lacks take their value from the row `defaults`, `rowid` (a position
@@ -46,7 +46,6 @@ cdef class CopyReader:
 
     cdef RowLayout layout
     cdef RowDealer dealer
-    cdef size_t batch_bytes
     cdef list names
     cdef str table
     cdef bytes defaults_row
@@ -63,13 +62,12 @@ cdef class CopyReader:
     cdef Datum* values
     cdef Py_ssize_t capacity
     cdef Arena arena
-    cdef readonly bint full          # the last feed stopped at a full batch: lines may be left
     cdef int bad_column              # position of the column at fault, -1 if none
     cdef Py_ssize_t bad_field
 
     def __cinit__(
         self, RowDealer dealer not None, str table not None, names, columns, not_null,
-        bytes defaults not None, size_t batch_bytes, bint csv=False, bytes delimiter=b"\t", bytes quote=b'"',
+        bytes defaults not None, bint csv=False, bytes delimiter=b"\t", bytes quote=b'"',
         bytes escape=b'"', bytes null=b"\\N", int header=0, force_null=(), force_not_null=(),
         int rowid=-1, int64_t next_rowid=0,
     ):
@@ -83,7 +81,6 @@ cdef class CopyReader:
         arena_init(&self.arena)
         self.layout = layout
         self.dealer = dealer
-        self.batch_bytes = batch_bytes
         self.table = table
         self.names = list(names)
         self.defaults_row = defaults
@@ -147,14 +144,13 @@ cdef class CopyReader:
         return self.split.end - self.split.start
 
     def feed(self, parts, bint final=False):
-        """Adds data, deals the complete lines' rows and returns what `RowDealer.take` gives.
+        """Adds data, a sequence of bytes, and deals the rows of the lines that are complete.
 
-        `parts` is a sequence of bytes. `final`: no more data comes; a last line without its newline
-        counts. If `full` is set afterwards, feed again (with no parts) before more data is added.
+        `final`: no more data comes; a last line without its newline counts. False if the dealer is
+        full and lines are left: take from it and feed again, best without more data.
         """
         cdef int state
         self._append(parts)
-        self.full = False
         if self.header and not self.ended:
             self._read_header(final)
         if not self.header:
@@ -163,7 +159,7 @@ cdef class CopyReader:
                 state = self._run(final)
             if state < 0:
                 self._raise()
-        return self.dealer.take()
+        return not self.dealer.full
 
     cdef int _append(self, parts) except -1:
         cdef Splitter* split = &self.split
@@ -220,7 +216,7 @@ cdef class CopyReader:
         cdef Field* field
         cdef Datum* value
         cdef const Layout* layout = &self.layout.c
-        while not self.ended:
+        while not self.ended and not self.dealer.full:
             state = split_next(&self.split, final)
             if state == NEED_MORE:
                 arena_reset(&self.arena)
@@ -270,9 +266,6 @@ cdef class CopyReader:
             if self.dealer.deal(self.values) != 0:
                 return -1
             arena_reset(&self.arena)
-            if self.dealer.held >= self.batch_bytes:
-                self.full = True
-                return 0
         return 0
 
     # --- errors

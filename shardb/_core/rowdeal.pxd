@@ -35,7 +35,10 @@ cdef class RowDealer:
     cdef Buf key
     cdef size_t key_limit
     cdef size_t row_limit
-    cdef readonly size_t held   # bytes dealt since the last take
+    cdef size_t batch_bytes
+    cdef size_t held_limit
+    cdef readonly size_t held   # bytes dealt and not taken
+    cdef readonly bint full     # there is a batch to take before more is dealt
 
     # Deals one row, whose values are at the columns' scale and length: 0, or -1 with 23502, 54000
     # or 53200 set. One thread at a time.

@@ -64,11 +64,12 @@ cdef class RowDealer:
     """Deals rows of one table out to the ranges that begin at `starts`, in order, the least first.
 
     `positions` are the key's columns. A key over `key_limit` or a row over `row_limit` bytes is 54000.
+    It is `full` when one range has `batch_bytes` of keys and rows, or all together `held_limit`.
     """
 
     def __cinit__(
         self, RowLayout layout not None, KeyCodec codec not None, positions, starts,
-        size_t key_limit, size_t row_limit,
+        size_t key_limit, size_t row_limit, size_t batch_bytes, size_t held_limit,
     ):
         cdef Py_ssize_t i
         cdef bytes start
@@ -83,7 +84,10 @@ cdef class RowDealer:
         self.key_limit = key_limit
         self.row_limit = row_limit
         self.last = 0
+        self.batch_bytes = batch_bytes
+        self.held_limit = held_limit
         self.held = 0
+        self.full = False
         if len(positions) != codec.count or codec.count > KEY_COLUMNS_MAX:
             raise ValueError("one position for each key column, at most 64")
         if not self.starts_kept:
@@ -149,6 +153,8 @@ cdef class RowDealer:
         hand.rows.len += ITEM_HEAD + length
         hand.count += 1
         self.held += 2 * ITEM_HEAD + self.key.len + length
+        if hand.keys.len + hand.rows.len >= self.batch_bytes or self.held >= self.held_limit:
+            self.full = True
         return 0
 
     cdef Py_ssize_t find(self) noexcept nogil:
@@ -179,19 +185,29 @@ cdef class RowDealer:
         order = memcmp(self.key.data, start.key, length if length < start.length else start.length)
         return order > 0 or (order == 0 and length >= start.length)
 
-    def take(self):
-        """What was dealt since the last take: (range index, rows, framed keys, framed rows) each."""
+    def take(self, bint all_of_it=False):
+        """Batches of ranges that have enough, or of all: (range index, rows, framed keys, framed
+        rows) each. Enough is a full batch, and where there is none, as much as others on average.
+        """
         cdef list out = []
         cdef Py_ssize_t i
+        cdef size_t enough = self.batch_bytes
         cdef Hand* hand
+        if all_of_it:
+            enough = 0
+        elif not self.full:
+            return out
+        elif self.held >= self.held_limit:
+            enough = min(enough, self.held // self.ranges)
         for i in range(self.ranges):
             hand = &self.hands[i]
-            if hand.count:
+            if hand.count and hand.keys.len + hand.rows.len >= enough:
+                self.held -= hand.keys.len + hand.rows.len
                 hand.keys_before = hand.keys.len
                 hand.rows_before = hand.rows.len
                 out.append((i, hand.count, take_buf(&hand.keys), take_buf(&hand.rows)))
                 hand.count = 0
-        self.held = 0
+        self.full = False
         return out
 
     cdef void prepare(self) noexcept nogil:
@@ -203,11 +219,11 @@ cdef class RowDealer:
                 buf_reserve(&hand.keys, hand.keys_before + hand.keys_before // 16)
                 buf_reserve(&hand.rows, hand.rows_before + hand.rows_before // 16)
 
-    def deal_arrow(self, batch, int64_t start, size_t batch_bytes):
+    def deal_arrow(self, batch, int64_t start):
         """Deals the rows of a pyarrow.RecordBatch with a column for each of the layout's, in order.
 
-        Begins at row `start` and ends after the row with which `held` reaches `batch_bytes`; returns
-        the row to go on with. Works without the GIL. An error carries the `row` and `column` it was
+        Begins at row `start` and ends after the row that makes it `full`; returns the row to go on
+        with. Works without the GIL. An error carries the `row` and `column` it was
         found at (column -1: the row as a whole).
         """
         cdef ArrowBatch cells = ArrowBatch(batch, self.layout.types)
@@ -221,7 +237,7 @@ cdef class RowDealer:
         arena_init(&arena)
         with nogil:
             self.prepare()
-            while at < cells.rows and self.held < batch_bytes:
+            while at < cells.rows and not self.full:
                 for i in range(layout.columns):
                     why = arrow_get(&cells.column[i], at, &values[i], &arena)
                     if why == 0 and layout.column[i].typmod < 0:

@@ -448,11 +448,8 @@ class WriteStatement(Statement):
         for key in keys:
             if not self.local.holds(key):
                 raise SqlError("57P03", "a row was sent to a range that does not hold it")
-        bulk = (
-            message.mode == "insert"
-            and message.count >= BULK_ROWS_MIN
-            and not state.overlays.get(self.table.id)
-        )
+        large = message.count >= BULK_ROWS_MIN or self.table.id in state.bulk
+        bulk = message.mode == "insert" and large and not state.overlays.get(self.table.id)
         if bulk:
             yield from self._bulk(state, keys)
         else:

@@ -37,8 +37,14 @@ def batch_of(rows: list[Row]) -> pa.RecordBatch:
     return pa.record_batch(arrays, ["a", "b", "c"])
 
 
-def dealer(starts: list[bytes], key_limit: int = 8192, row_limit: int = 1 << 20) -> RowDealer:
-    return RowDealer(LAYOUT, CODEC, KEY_AT, starts, key_limit, row_limit)
+def dealer(
+    starts: list[bytes],
+    key_limit: int = 8192,
+    row_limit: int = 1 << 20,
+    batch_bytes: int = NO_BOUND,
+    held_limit: int = NO_BOUND,
+) -> RowDealer:
+    return RowDealer(LAYOUT, CODEC, KEY_AT, starts, key_limit, row_limit, batch_bytes, held_limit)
 
 
 @settings(max_examples=200, deadline=None)
@@ -49,7 +55,7 @@ def test_rows_go_to_their_ranges(rows: list[Row], splits: set[int], ordered: boo
     starts = [b"", *(CODEC.encode_prefix([split]) for split in sorted(splits))]
     dealing = dealer(starts)
     for part in (rows[:7], rows[7:]):
-        assert dealing.deal_arrow(batch_of(part), 0, NO_BOUND) == len(part)
+        assert dealing.deal_arrow(batch_of(part), 0) == len(part)
         expected: dict[int, tuple[list[bytes], list[bytes]]] = {}
         for a, b, c in part:
             key = CODEC.encode((b, a))
@@ -59,7 +65,8 @@ def test_rows_go_to_their_ranges(rows: list[Row], splits: set[int], ordered: boo
         assert dealing.held == sum(
             len(item) + 4 for pair in expected.values() for items in pair for item in items
         )
-        dealt = dealing.take()
+        assert dealing.take() == []
+        dealt = dealing.take(True)
         assert [(at, count, bytes(keys), bytes(encoded)) for at, count, keys, encoded in dealt] == [
             (at, len(keys), join_items(keys), join_items(encoded))
             for at, (keys, encoded) in sorted(expected.items())
@@ -67,7 +74,7 @@ def test_rows_go_to_their_ranges(rows: list[Row], splits: set[int], ordered: boo
         assert [len(keys) for _, _, keys, _ in dealt] == [
             memoryview(k).nbytes for _, _, k, _ in dealt
         ]
-    assert dealing.take() == []
+    assert dealing.take(True) == []
     assert dealing.held == 0
 
 
@@ -82,22 +89,51 @@ def test_rows_go_to_their_ranges(rows: list[Row], splits: set[int], ordered: boo
 def test_what_cannot_be_stored_is_refused(row: Row, sqlstate: str, message: str) -> None:
     dealing = dealer([b""], 20, 100)
     with pytest.raises(CoreError) as caught:
-        dealing.deal_arrow(batch_of([("a", 1, "fits"), row]), 0, NO_BOUND)
+        dealing.deal_arrow(batch_of([("a", 1, "fits"), row]), 0)
     assert (caught.value.sqlstate, caught.value.message) == (sqlstate, message)
     assert caught.value.row == 1  # type: ignore[attr-defined]
 
 
 def test_blocks_cannot_be_changed() -> None:
     dealing = dealer([b""])
-    dealing.deal_arrow(batch_of([("a", 1, None)]), 0, NO_BOUND)
-    (_, _, keys, _) = dealing.take()[0]
+    dealing.deal_arrow(batch_of([("a", 1, None)]), 0)
+    (_, _, keys, _) = dealing.take(True)[0]
     assert memoryview(keys).readonly
 
 
+def batches(dealing: RowDealer, everything: bool = False) -> list[tuple[int, int]]:
+    return [(at, count) for at, count, _, _ in dealing.take(everything)]
+
+
 def test_a_full_batch_ends_with_the_row_that_filled_it() -> None:
-    dealing = dealer([b""])
+    dealing = dealer([b""], batch_bytes=100)
     batch = batch_of([("a", number, "x" * 30) for number in range(5)])
-    assert dealing.deal_arrow(batch, 1, 100) == 3
-    assert dealing.deal_arrow(batch, 3, 100) == 3
-    assert [count for _, count, _, _ in dealing.take()] == [2]
-    assert dealing.deal_arrow(batch, 3, NO_BOUND) == 5
+    assert dealing.deal_arrow(batch, 1) == 3
+    assert dealing.full
+    assert dealing.deal_arrow(batch, 3) == 3
+    assert batches(dealing) == [(0, 2)]
+    assert dealing.deal_arrow(batch, 3) == 5
+    assert batches(dealing, everything=True) == [(0, 2)]
+
+
+def test_small_batches_wait_for_more() -> None:
+    dealing = dealer([b"", CODEC.encode_prefix([100])], batch_bytes=200)
+    batch = batch_of([("a", key, "x" * 30) for key in (100, 0, 1, 2, 3, 4, 5)])
+    assert dealing.deal_arrow(batch, 0) == 5
+    assert batches(dealing) == [(0, 4)]
+    assert batches(dealing) == []
+    assert dealing.deal_arrow(batch, 5) == 7
+    assert not dealing.full
+    assert batches(dealing) == []
+    assert batches(dealing, everything=True) == [(0, 2), (1, 1)]
+
+
+def test_all_together_are_bounded() -> None:
+    starts = [b"", *(CODEC.encode_prefix([key]) for key in (100, 200, 300))]
+    dealing = dealer(starts, batch_bytes=1000, held_limit=400)
+    batch = batch_of([("a", key, "x" * 30) for key in (0, 100, 101, 200, 201, 202, 300, 301)])
+    assert dealing.deal_arrow(batch, 0) == 7
+    assert dealing.held >= 400
+    assert batches(dealing) == [(1, 2), (2, 3)]
+    assert dealing.deal_arrow(batch, 7) == 8
+    assert batches(dealing, everything=True) == [(0, 1), (3, 2)]
