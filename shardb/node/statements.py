@@ -98,7 +98,16 @@ class Statement:
                 self.reply(m.Failure("40001", "a statement was sent again too late"))
             return
         self.fresh = txn.state_id == 0
+        if state.abandon is not None:  # an earlier one waits: they are carried out in order
+            state.queued.append(lambda: self._begin(state, work))
+        else:
+            self._begin(state, work)
+
+    def _begin(self, state: State, work: Callable[[State], Waits]) -> None:
         self.state = state
+        if state.phase != ACTIVE:
+            self._abandon()
+            return
         state.abandon = self._abandon
         state.cancel = self._cancel
         self.work = work(state)
@@ -122,9 +131,11 @@ class Statement:
             self.fail(error)
 
     def _abandon(self) -> None:
+        assert self.state is not None
         if not self.over:
             self.over = True
             self.reply(m.Failure("57014", CANCELED, aborted=True))
+            self.state.next()
 
     def _cancel(self, statement: int) -> None:
         """Ends the wait for a lock or an outcome; there is no other way to be half done."""
@@ -153,6 +164,7 @@ class Statement:
                 if changed:  # the statement will be run again, and keeps its locks
                     failure = msgspec.structs.replace(failure, state_id=state.state_id)
         self.reply(failure)
+        state.next()
 
     def finish(self, make: Callable[[int], m.Message]) -> None:
         """Ends well. `make(commit_ts)` is the reply; with `commit` it follows the log record."""
@@ -165,6 +177,7 @@ class Statement:
             state.last_statement = self.txn.statement
             state.last_reply = make(0)
             self.reply(state.last_reply)
+            state.next()
             return
 
         def done(commit_ts: int, error: StorageError | None) -> None:
@@ -466,11 +479,8 @@ class WriteStatement(Statement):
         for key in keys:
             if not self.local.holds(key):
                 raise SqlError("57P03", "a row was sent to a range that does not hold it")
-        bulk = (
-            message.mode == "insert"
-            and message.count >= BULK_ROWS_MIN
-            and not state.overlays.get(self.table.id)
-        )
+        large = message.count >= BULK_ROWS_MIN or self.table.id in state.bulk
+        bulk = message.mode == "insert" and large and not state.overlays.get(self.table.id)
         if bulk:
             yield from self._bulk(state, keys)
         else:
