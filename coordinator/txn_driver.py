@@ -24,7 +24,6 @@ from coordinator.gate import TableGate, lock_timed_out
 from coordinator.oracle import OracleService
 from coordinator.plan.plans import RowPlan, ScanStage
 from coordinator.rowcall import CANCELED, Part, RowCall, Txn, as_error
-from coordinator.scans import scan_schema
 from coordinator.writes import WriteResult, as_uint64, offsets_of
 from shardb._core.frames import split_by_range
 from shardb.env import Rng
