@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from shardb._core.coreerror import CoreError
+from shardb._core.frames import split_items
 from shardb._core.memload import put_framed
 from shardb._core.memtable import TS_MAX, MemTable
 from shardb._core.rowcursor import RowCursor
@@ -79,25 +80,34 @@ class Ingest:
 
     # --- rows
 
-    def add(self, keys: bytes, rows: bytes, count: int, statement: int) -> bool:
-        """Takes framed rows; False if a key comes twice, here or in what was added before.
-
-        After False the statement has to be undone.
+    def add(self, keys: bytes, rows: bytes, count: int, statement: int) -> int:
+        """Takes framed rows: -1, or the number of the first whose key came before, here or in what
+        was added earlier. Then the statement has to be undone.
         """
         version = int.from_bytes(rows[4:6], "little")  # one statement's rows have one layout
         if version != self._version:
             self._seal()
             self._version = version
         self._statements.add(statement)
+        earlier = self._sealed_runs().first_existing(keys, count) if self._parts else -1
         before = self._memtable.entries
         put_framed(self._memtable, keys, rows, count, statement)
-        unique = self._memtable.entries - before == count
-        if self._parts:
-            unique = unique and self._sealed_runs().first_existing(keys, count) < 0
+        if earlier < 0 and self._memtable.entries - before != count:
+            earlier = self._repeated(keys, count, statement)
         self._count()
         if self._memtable.memory_bytes >= self._engine.budget.memtable_bytes:
             self._seal()
-        return unique
+        return earlier
+
+    def _repeated(self, keys: bytes, count: int, statement: int) -> int:
+        """The number of the first of these keys that has come before. They have been added."""
+        seen: set[bytes] = set()
+        for number, key in enumerate(split_items(keys, count)):
+            older = self._memtable.get(key, statement - 1)
+            if key in seen or older is not None:
+                return number
+            seen.add(key)
+        raise AssertionError("no key is repeated")
 
     def first_held(self, keys: bytes, count: int) -> int:
         """The number of the first of these framed keys that is in it, -1 if none."""
