@@ -89,7 +89,8 @@ cdef class Segment:
     cdef int describe(self, RowGroup* to, object group) except -1
     cdef int load_first(self, int group, int column) except -1
     cdef object damaged(self, int group, int column, str what)
-    cdef object piece(self, int group, int column, uint64_t at, uint64_t length)
+    cdef object piece(self, int group, int column, uint64_t at, uint64_t length, uint64_t wanted,
+                      str what)
 
 # --- of rows in loaded columns
 

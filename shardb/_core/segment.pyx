@@ -187,23 +187,31 @@ cdef class Segment:
             f"at offset {chunk.values_at}: {what}",
         )
 
-    cdef object piece(self, int group, int column, uint64_t at, uint64_t length):
-        """A buffer of the file, decompressed."""
+    cdef object piece(
+        self, int group, int column, uint64_t at, uint64_t length, uint64_t wanted, str what
+    ):
+        """A buffer of `wanted` bytes: those in the file, or what is compressed there."""
         cdef int64_t plain
         if at > self.size or length > self.size - at:
-            raise self.damaged(group, column, "it lies outside of the file")
+            raise self.damaged(group, column, f"its {what} lie outside of the file")
         found = self.data.slice(at, length)
-        if not self.compressed or length == 0:
-            return found
-        if length < 8:
-            raise self.damaged(group, column, "a compressed buffer is cut")
-        memcpy(&plain, self.base + at, 8)
-        if plain == -1:
-            return found.slice(8)
-        try:
-            return pa.Codec(self.index.codec).decompress(found.slice(8), plain)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise self.damaged(group, column, str(error)) from None
+        # An empty buffer is nothing in the file, compressed or not.
+        if self.compressed and length:
+            if length < 8:
+                raise self.damaged(group, column, f"its compressed {what} are cut")
+            memcpy(&plain, self.base + at, 8)
+            found = found.slice(8)
+            if plain != -1:
+                # Not believed before it is compared: it says how much memory is taken.
+                if plain < 0 or <uint64_t> plain != wanted:
+                    raise self.damaged(group, column, f"its {what} have {plain} bytes, not {wanted}")
+                try:
+                    found = pa.Codec(self.index.codec).decompress(found, plain)
+                except (pa.ArrowException, OSError, ValueError) as error:
+                    raise self.damaged(group, column, f"its {what}: {error}") from None
+        if <uint64_t> found.size != wanted:
+            raise self.damaged(group, column, f"its {what} have {found.size} bytes, not {wanted}")
+        return found
 
     cdef int load_first(self, int group, int column) except -1:
         """Finds and checks a column of a group. Two threads may do it at once."""
@@ -212,47 +220,46 @@ cdef class Segment:
         cdef int32_t width = chunk_width(&self.layout.c, column)
         cdef uint64_t rows = of.rows
         cdef uint64_t bitmap = (rows + 7) // 8
-        cdef const char* validity = NULL
-        cdef const char* offsets = NULL
-        cdef const char* values
-        cdef uint64_t wanted
+        cdef const char* bits = NULL
+        cdef const char* ends = NULL
+        cdef const char* data
+        cdef uint64_t wanted = bitmap if width == BITS else rows * <uint64_t> width
         cdef uint32_t crc = 0
         cdef int32_t end = 0
-        parts = [
-            self.piece(group, column, chunk.validity_at, chunk.validity_length),
-            self.piece(group, column, chunk.offsets_at, chunk.offsets_length),
-            self.piece(group, column, chunk.values_at, chunk.values_length),
-        ]
+        validity = offsets = None
         if chunk.validity_length:
-            validity = <const char*> <uintptr_t> parts[0].address
-            if <uint64_t> parts[0].size < bitmap:
-                raise self.damaged(group, column, "its validity is too short")
+            validity = self.piece(
+                group, column, chunk.validity_at, chunk.validity_length, bitmap, "validity bits"
+            )
+            bits = <const char*> <uintptr_t> validity.address
         if width == VARIABLE:
-            if <uint64_t> parts[1].size < 4 * (rows + 1):
-                raise self.damaged(group, column, "its offsets are too short")
-            offsets = <const char*> <uintptr_t> parts[1].address
-            memcpy(&end, offsets + 4 * rows, 4)
+            offsets = self.piece(
+                group, column, chunk.offsets_at, chunk.offsets_length, 4 * (rows + 1), "offsets"
+            )
+            ends = <const char*> <uintptr_t> offsets.address
+            memcpy(&end, ends + 4 * rows, 4)
+            if end < 0:
+                raise self.damaged(group, column, "its offsets are negative")
             wanted = <uint64_t> end
-        else:
-            wanted = bitmap if width == BITS else rows * width
-        if end < 0 or <uint64_t> parts[2].size < wanted:
-            raise self.damaged(group, column, "its values are too short")
-        values = <const char*> <uintptr_t> parts[2].address
+        values = self.piece(
+            group, column, chunk.values_at, chunk.values_length, wanted, "values"
+        )
+        data = <const char*> <uintptr_t> values.address
         with nogil:
-            if validity != NULL:
-                crc = crc32c_raw(crc, validity, bitmap)
-            if offsets != NULL:
-                crc = crc32c_raw(crc, offsets, 4 * (rows + 1))
-            crc = crc32c_raw(crc, values, wanted)
+            if bits != NULL:
+                crc = crc32c_raw(crc, bits, bitmap)
+            if ends != NULL:
+                crc = crc32c_raw(crc, ends, 4 * (rows + 1))
+            crc = crc32c_raw(crc, data, wanted)
         if crc != chunk.crc:
             raise self.damaged(group, column, "bad checksum")
         if chunk.ready:  # another thread was faster, and its buffers are in use
             return 0
         if self.compressed:
-            self.held[group * self.columns + column] = parts
-        chunk.validity = <const uint8_t*> validity
-        chunk.offsets = <const int32_t*> offsets
-        chunk.values = values
+            self.held[group * self.columns + column] = validity, offsets, values
+        chunk.validity = <const uint8_t*> bits
+        chunk.offsets = <const int32_t*> ends
+        chunk.values = data
         chunk.ready = True
         return 0
 
@@ -285,10 +292,13 @@ cdef class Segment:
         if self.compressed:
             validity, offsets, values = self.held[group * self.columns + column]
         else:
-            validity = self.data.slice(chunk.validity_at, chunk.validity_length)
-            offsets = self.data.slice(chunk.offsets_at, chunk.offsets_length)
+            validity = offsets = None
+            if chunk.validity != NULL:
+                validity = self.data.slice(chunk.validity_at, chunk.validity_length)
+            if chunk.offsets != NULL:
+                offsets = self.data.slice(chunk.offsets_at, chunk.offsets_length)
             values = self.data.slice(chunk.values_at, chunk.values_length)
-        buffers = [validity if chunk.validity_length else None]
+        buffers = [validity]
         if chunk_width(&self.layout.c, column) == VARIABLE:
             buffers.append(offsets)
         buffers.append(values)
@@ -315,7 +325,9 @@ cdef class Segment:
     def held_bytes(self):
         """Memory that decompressed columns take."""
         return sum(
-            sum(buffer.size for buffer in parts) for parts in self.held if parts is not None
+            buffer.size
+            for parts in self.held if parts is not None
+            for buffer in parts if buffer is not None
         )
 
     # --- rows
