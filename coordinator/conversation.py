@@ -276,7 +276,8 @@ class Conversation:
         if prepared.entry.catalog_version == self.plans.version:
             return prepared.entry
         fresh = self.plans.exact(prepared.text, prepared.oids)
-        if [c.type for c in fresh.columns] != [c.type for c in prepared.entry.columns]:
+        before = [(c.name, c.type) for c in prepared.entry.columns]
+        if [(c.name, c.type) for c in fresh.columns] != before:
             raise SqlError("0A000", "cached plan must not change result type")
         prepared.entry = fresh
         return fresh

@@ -3,10 +3,12 @@
 Order, so that a crash at any point leaves at worst invisible tablets: install new tablets on the
 shards (idempotent), publish the edit by one compare-and-swap on `ids/next`, drop old tablets. A
 lost race re-plans against the newer catalog. The statement returns when this coordinator sees it.
+Changed columns are told to the shards before they are published, too: a shard takes rows and
+programs of either schema version.
 
-A table that is dropped, emptied or copied is shut first (`coordinator.gate`): its writers end and
-new ones wait, so that nothing is written that the change does not see. Changes of one coordinator
-are made one after the other.
+A table that is dropped, emptied, copied or gets other columns is shut first (`coordinator.gate`):
+its writers end and new ones wait, so that nothing is written that the change does not see. Changes
+of one coordinator are made one after the other.
 """
 
 from __future__ import annotations
@@ -21,18 +23,29 @@ import pyarrow as pa
 
 from coordinator.catalog import Catalog
 from coordinator.ddl import edits
+from coordinator.ddl.alter import alter_table
 from coordinator.ddl.edits import Edit
-from coordinator.ddl.specs import AddPrimaryKey, CreateTable, DropTable, TableName, Truncate
+from coordinator.ddl.specs import (
+    AddPrimaryKey,
+    AlterTable,
+    ColumnSpec,
+    CreateTable,
+    DropTable,
+    TableName,
+    Truncate,
+)
 from coordinator.executor import TableWriter, pack, unpack
 from coordinator.gate import SCHEMA
 from coordinator.pgwire import messages
 from coordinator.plan.plans import ScanStage, UtilityPlan
 from coordinator.ports import Driver
 from shardb import limits
+from shardb._core.datum import text_to_text
 from shardb.errors import SqlError
 from shardb.meta import schema
 from shardb.meta.descriptors import Group, Range, Table
 from shardb.meta.store import Compare, Delete, Operation, Put, Store
+from shardb.types import TypeCode as T
 
 if TYPE_CHECKING:
     from coordinator.conversation import Conversation
@@ -122,6 +135,9 @@ class DdlExecutor:
         if isinstance(spec, AddPrimaryKey):
             await self._add_primary_key(spec)
             return plan.tag
+        if isinstance(spec, AlterTable):
+            await self._alter(session, spec)
+            return plan.tag
         make: Callable[[Catalog, int], Edit]
         if isinstance(spec, CreateTable):
             make = lambda catalog, number: edits.create_table(spec, catalog, number)  # noqa: E731
@@ -180,6 +196,31 @@ class DdlExecutor:
             except SqlError as error:
                 log.warning("tablets of table %d were not dropped: %s", table, error)
 
+    # --- ALTER TABLE of columns and options
+
+    async def _alter(self, session: Conversation, spec: AlterTable) -> None:
+        missing = {
+            add.column.name: await _evaluated(session, add.column)
+            for add in spec.adds
+            if add.column.default is not None
+        }
+        for _ in range(ATTEMPTS_MAX):
+            number, revision = await self._next_id()
+            catalog = self._keeper.catalog
+            edit = alter_table(spec, catalog, number, missing)
+            if edit.table is not None:
+                if edit.unfilled and await self._driver.has_rows(catalog.table(edit.table.id)):
+                    raise SqlError(
+                        "23502",
+                        f'column "{edit.unfilled}" of relation "{edit.table.name}" contains null '
+                        "values",
+                    )
+                await self._driver.install(edit.table, [item for item, _ in edit.install])
+            if await self._publish(edit, revision):
+                _notices(session, edit)
+                return
+        raise SqlError("40001", "the schema was changed by others at the same time")
+
     # --- ALTER TABLE ADD PRIMARY KEY
 
     async def _add_primary_key(self, spec: AddPrimaryKey) -> None:
@@ -222,7 +263,9 @@ class DdlExecutor:
     async def _read(self, table: Table) -> pa.Table:
         """All rows of a table, without its hidden key."""
         at = tuple(i for i, column in enumerate(table.columns) if not column.hidden)
-        return await self._driver.run_scan(None, ScanStage("scan", table.id, at, b"", b"", ""))
+        return await self._driver.run_scan(
+            None, ScanStage("scan", table.id, at, b"", b"", "", schema_version=table.schema_version)
+        )
 
     @staticmethod
     def _splits(keys: bytes, offsets: array[int], nodes: int) -> list[bytes]:
@@ -278,9 +321,14 @@ def _key(key: str) -> str:
 
 
 def _replaced(spec: object) -> tuple[TableName, ...]:
-    """The tables that a statement takes away from writers."""
+    """The tables that a statement takes away from writers.
+
+    A transaction goes on under one layout of a table: a change of columns waits for its end.
+    """
     if isinstance(spec, AddPrimaryKey):
         return (spec.name,)
+    if isinstance(spec, AlterTable):
+        return (spec.name,) if spec.adds or spec.drops else ()
     return spec.names if isinstance(spec, DropTable | Truncate) else ()
 
 
@@ -309,6 +357,16 @@ async def empty_in_transaction(session: Conversation, spec: Truncate) -> None:
         for begin in range(0, len(keys), COPY_ROWS):
             packed, offsets = pack(keys.slice(begin, COPY_ROWS).to_pylist())
             await driver.write_encoded(txn, table.id, "delete", packed, offsets, None, None)
+
+
+async def _evaluated(session: Conversation, column: ColumnSpec) -> str | None:
+    """A column's default now, as rows have it that were there before the column."""
+    assert column.default is not None
+    code, typmod = column.type_code, column.typmod
+    # A string that is too long is refused, where the cast of the evaluation would cut it.
+    wanted = (T.TEXT, -1) if code in (T.VARCHAR, T.BPCHAR) else (code, typmod)
+    text = await session.executor.evaluate(session, column.default, *wanted)
+    return None if text is None else text_to_text(code, typmod, text).decode()
 
 
 def _notices(session: Conversation, edit: Edit) -> None:

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from coordinator.catalog import Catalog
 from coordinator.pgwire import messages
+from coordinator.plan.bounds import bounds
 from coordinator.plan.cache import Entry, PlanCache
 from coordinator.plan.plans import QueryPlan, RowPlan, UtilityPlan, WritePlan
 from coordinator.ports import Driver, Txn
@@ -246,13 +247,16 @@ class Executor:
             raise
 
     def _bound(self, stage: Any, plan: QueryPlan, values: Sequence[Any]) -> Any:
-        """The scan with its parameters filled in and its key interval narrowed."""
+        """The scan with its parameters filled in, its key interval and columns narrowed."""
         if stage.filter and values:
             stage = replace(stage, filter=fill_parameters(stage.filter, values))
         if stage.key_program is not None:
             program = self.plans.program_of(stage.key_program)
             low, high = self._narrowed(program, plan.params, values)
             stage = replace(stage, key_low=low, key_high=high, key_program=None)
+        if stage.bound_programs:
+            found = bounds(stage.bound_programs, self.plans.bound_program_of, values)
+            stage = replace(stage, bounds=found, bound_programs=())
         return stage
 
     def _narrowed(

@@ -207,7 +207,8 @@ class RowCall:
         plan = self.plan
         if plan.program_id not in client.known_programs:
             client.known_programs.add(plan.program_id)
-            table = driver.catalog().table(plan.program.table_id)
+            # The plan may be older than the catalog: its program reads the columns there were.
+            table = driver.catalog().table(plan.program.table_id).at(plan.program.schema_version)
             register = m.RegisterProgram(plan.program_id, plan.program, table)
             client.call(register, self._registered)
         txn = self.txn

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from coordinator import scans
 from coordinator.catalog import Catalog
 from coordinator.commit import TwoPhaseRun, commit_one, ignore
 from coordinator.gate import TableGate, lock_timed_out
@@ -32,7 +33,6 @@ from shardb.program import ProgramSpec
 from shardb.rpc import framing
 from shardb.rpc import messages as m
 from shardb.rpc.transport import LOST, Client, failure_error
-from shardb.types import arrow_type
 
 RowResult = m.Rows  # .data (ready DataRow messages) and .rows
 OnDone = Callable[[RowResult | SqlError], None]
@@ -41,7 +41,6 @@ CONNECT_WAIT_S: Final = 5.0  # how long a statement waits for a shard that is aw
 ANSWER_WAIT_S: Final = 30.0  # how long a commit waits for a lost answer before it is 08007
 RETRY_PAUSE_S: Final = 0.02
 FORGET_BATCH: Final = 256
-RETRYABLE_SCAN: Final = frozenset({"08006", "57P03", "SH002"})
 ROW_CHANGED: Final = "row changed"
 
 
@@ -123,25 +122,14 @@ class TxnDriver:
     async def run_scan(self, txn: Txn | None, stage: ScanStage, read_ts: int = 0) -> pa.Table:
         """Gathers a stage; its interval and filter are final. `read_ts` 0 takes a snapshot.
 
-        The table has the columns `c<position>` and, with `with_key`, `_key` and `_ts`.
+        The table has the columns `c<position>` and, with `with_key`, `_key` and `_ts`; positions
+        are those of the stage's schema version, which may be an earlier one.
         """
-        catalog = self.catalog()
-        table = catalog.table(stage.table_id)
-        if not read_ts:
-            read_ts = self.oracle.issue()
-        columns = stage.columns
-        if not columns and not stage.with_key:
-            columns = (0,)  # a table without columns cannot say how many rows it has
-        ranges = catalog.ranges_for(table.group_id, stage.key_low, stage.key_high)
-        scans = [self._scan_range(txn, stage, columns, item, read_ts) for item in ranges]
-        parts = await self._together(scans)
-        schema = scan_schema(table, columns, stage.with_key)
-        batches = [
-            batch.cast(schema) if batch.schema != schema else batch
-            for part in parts
-            for batch in part
-        ]
-        return pa.Table.from_batches(batches, schema)
+        return await scans.run_scan(self, txn, stage, read_ts)
+
+    async def has_rows(self, table: Table) -> bool:
+        """True if the table has a committed row now."""
+        return await scans.has_rows(self, table)
 
     async def write(
         self,
@@ -195,7 +183,7 @@ class TxnDriver:
                     txn, item, table_id, mode, size, framed_keys, framed_rows, expected, members
                 )
             )
-        results = await self._together(sends)
+        results = await self.together(sends)
         skipped = sorted(index for result in results for index in result.skipped)
         return WriteResult(sum(result.count for result in results), tuple(skipped))
 
@@ -215,7 +203,7 @@ class TxnDriver:
             message = m.Rollback(range_id, txn.txn_id, part.state_id, statement)
             sends.append(self._request(part.range, message))
         try:
-            await self._together(sends)
+            await self.together(sends)
         except SqlError as error:
             txn.doomed = True
             raise SqlError("40001", "a shard lost the transaction") from error
@@ -267,11 +255,11 @@ class TxnDriver:
 
     async def install(self, table: Table, ranges: Sequence[Range]) -> None:
         """The same for given descriptors."""
-        await self._together([self._request(item, m.InstallTable(item, table)) for item in ranges])
+        await self.together([self._request(item, m.InstallTable(item, table)) for item in ranges])
 
     async def drop_table(self, table: Table, ranges: Sequence[Range]) -> None:
         """Drops a table's tablets (after its descriptors are gone)."""
-        await self._together(
+        await self.together(
             [self._request(item, m.DropTable(item.id, table.id)) for item in ranges]
         )
 
@@ -403,13 +391,11 @@ class TxnDriver:
             if self.loop.time() > end:
                 raise SqlError("57P03", f"shard {item.primary} cannot be reached")
 
-    # --- inner workings
+    async def pause(self) -> None:
+        """A moment before something is tried again."""
+        await asyncio.sleep(RETRY_PAUSE_S)
 
-    def _hello(self) -> m.Hello:
-        issued = self.oracle.issue()  # an error makes the client try again later
-        return m.Hello(f"coordinator {self._name}", framing.PROTOCOL_VERSION, issued)
-
-    async def _together(self, work: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
+    async def together(self, work: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
         """Runs coroutines at once; all have ended when the first error is raised."""
         if len(work) == 1:
             return [await work[0]]
@@ -418,6 +404,12 @@ class TxnDriver:
             if isinstance(result, BaseException):
                 raise result
         return list(results)
+
+    # --- inner workings
+
+    def _hello(self) -> m.Hello:
+        issued = self.oracle.issue()  # an error makes the client try again later
+        return m.Hello(f"coordinator {self._name}", framing.PROTOCOL_VERSION, issued)
 
     async def _request(self, item: Range, message: m.Message) -> m.Message:
         """A request that may be sent again: idempotent ones only."""
@@ -429,50 +421,6 @@ class TxnDriver:
             except SqlError as error:
                 if error.sqlstate not in ("08006", "57P03") or self.loop.time() > end:
                     raise
-                await asyncio.sleep(RETRY_PAUSE_S)
-
-    async def _scan_range(
-        self,
-        txn: Txn | None,
-        stage: ScanStage,
-        columns: tuple[int, ...],
-        item: Range,
-        read_ts: int,
-    ) -> list[pa.RecordBatch]:
-        end = self.loop.time() + CONNECT_WAIT_S
-        part = None if txn is None else txn.parts.get(item.id)
-        ref = None
-        if txn is not None and part is not None:
-            ref = m.TxnRef(txn.txn_id, part.state_id, txn.statement, self.oracle.issued)
-        message = m.Scan(
-            item.id,
-            stage.table_id,
-            read_ts,
-            stage.key_low,
-            stage.key_high,
-            columns,
-            stage.with_key,
-            stage.filter,
-            ref,
-        )
-        while True:
-            client = await self.wait_for(item)
-            batches: list[pa.RecordBatch] = []
-            try:
-                async for reply in client.stream(message).items():
-                    if isinstance(reply, m.Chunk):
-                        with pa.ipc.open_stream(reply.data) as reader:
-                            batches.extend(reader)
-                    elif isinstance(reply, m.StreamEnd):
-                        self.saw(reply.newest_ts)
-                return batches
-            except SqlError as error:
-                retry = error.sqlstate in RETRYABLE_SCAN and self.loop.time() < end
-                if ref is not None or not retry:
-                    if txn is not None and error.sqlstate in ("08006", "40001"):
-                        txn.doomed = True
-                        raise SqlError("40001", "a shard lost the transaction") from error
-                    raise as_error(error) from error
                 await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _write_range(
@@ -564,20 +512,6 @@ class TxnDriver:
                 del self._forget[part.range.id]
                 message = m.Forget(part.range.id, tuple(waiting))
                 self.client(part.range.primary).call(message, ignore)
-
-
-def scan_schema(table: Table, columns: Sequence[int], with_key: bool) -> pa.Schema:
-    """The Arrow schema of a scan's result."""
-    fields = [
-        pa.field(
-            f"c{position}",
-            arrow_type(table.columns[position].type_code, table.columns[position].typmod),
-        )
-        for position in columns
-    ]
-    if with_key:
-        fields += [pa.field("_key", pa.binary()), pa.field("_ts", pa.uint64())]
-    return pa.schema(fields)
 
 
 def _as_uint64(offsets: Any) -> memoryview | array[int]:

@@ -24,7 +24,9 @@ from shardb.errors import SqlError, unsupported
 if TYPE_CHECKING:
     from coordinator.conversation import Conversation
 
-_DDL: Final = frozenset({"create_table", "drop_table", "truncate", "add_primary_key"})
+_DDL: Final = frozenset(
+    {"create_table", "drop_table", "truncate", "alter_table", "add_primary_key"}
+)
 
 
 @dataclass(slots=True)

@@ -19,10 +19,14 @@ PREPARED_STATEMENTS_MAX: Final = 10_000  # per session
 PORTALS_MAX: Final = 10_000  # per session
 CLIENT_SEND_BUFFER_MAX_BYTES: Final = 4 * MIB  # above it result streams and parsing pause
 IDENTIFIER_MAX_BYTES: Final = 63
-COLUMNS_MAX: Final = 1_600
+COLUMNS_MAX: Final = 1_600  # of a table, those it had and lost included
+TABLE_LAYOUTS_MAX: Final = 64  # earlier row layouts of a table: changes of its columns
+SCHEMA_VERSION_MAX: Final = 65_535  # of a table: rows carry it in two bytes
 
 # --- plans
 PLAN_CACHE_MAX_ENTRIES: Final = 5_000
+SCAN_BOUNDS_MAX: Final = 64  # column bounds of one scan, the rest only filter
+SCAN_BOUND_MAX_BYTES: Final = KIB  # of an encoded value; a longer one does not bound
 PROGRAMS_PER_NODE_MAX: Final = 20_000  # registered row programs on one shard, oldest go first
 
 # --- rpc
@@ -44,6 +48,7 @@ IDLE_TXN_EXPIRY_MS: Final = 60_000  # unprepared state whose coordinator is gone
 LOG_RECORD_MAX_BYTES: Final = 2 * GIB - 1
 LOG_FILE_TARGET_BYTES: Final = 256 * MIB
 LOG_BATCH_MAX_BYTES: Final = 64 * MIB
+LOG_READ_BYTES: Final = 4 * MIB  # of a file at a time in recovery, or one record
 LOG_LAZY_MAX_MS: Final = 20  # how long a record in no hurry waits for one that is
 LOG_ZEROED_FIRST_BYTES: Final = 1 * MIB  # zeros in the first log file; each next has twice as many
 LOG_ZEROED_MAX_BYTES: Final = 32 * MIB  # zeros in any log file

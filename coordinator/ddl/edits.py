@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
@@ -16,10 +17,12 @@ from coordinator.catalog import Catalog
 from coordinator.ddl.keys import split_key
 from coordinator.ddl.specs import AddPrimaryKey, CreateTable, DropTable, TableName, Truncate
 from shardb.errors import SqlError, unsupported
+from shardb.limits import COLUMNS_MAX
 from shardb.meta.descriptors import Column, Group, Range, Table
 from shardb.types import TypeCode as T
 
-ROWID_NAME = "rowid"
+ROWID_NAME: Final = "rowid"
+ROWID_ID: Final = COLUMNS_MAX + 1  # above the ids that other columns get
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,8 @@ class Edit:
     """A change of descriptors. `next_id` is the value of `ids/next` it expects; `after_id` its new.
 
     `install` lists tablets to create before, `drop` those to drop after the change is published.
-    `table` is the new table, if one was made.
+    `table` is the new or the changed table. `unfilled`: an added column that must not be NULL and
+    is in the rows there are, so that there must be none.
     """
 
     next_id: int
@@ -38,6 +42,7 @@ class Edit:
     drop: tuple[tuple[Range, Table], ...] = ()
     table: Table | None = None
     notices: tuple[str, ...] = ()
+    unfilled: str = ""
 
 
 def create_table(spec: CreateTable, catalog: Catalog, next_id: int) -> Edit:
@@ -59,7 +64,7 @@ def create_table(spec: CreateTable, catalog: Catalog, next_id: int) -> Edit:
         names = [c.name for c in columns]
         key = tuple(names.index(name) for name in spec.primary_key)
     else:
-        columns.append(Column(len(columns) + 1, ROWID_NAME, T.INT8, -1, True, None, hidden=True))
+        columns.append(Column(ROWID_ID, ROWID_NAME, T.INT8, -1, True, None, hidden=True))
         key = (len(columns) - 1,)
     table = Table(
         id=next_id,
@@ -70,6 +75,7 @@ def create_table(spec: CreateTable, catalog: Catalog, next_id: int) -> Edit:
         primary_key_name=spec.primary_key_name,
         schema=schema,
         options=spec.options,
+        next_column_id=len(spec.columns) + 1,
     )
     if spec.colocate_with:
         if spec.split_at:
@@ -96,7 +102,7 @@ def _colocated(table: Table, other_name: str, catalog: Catalog, next_id: int) ->
     return Edit(
         next_id,
         next_id + 1,
-        puts=(_put("tables", table.id, table), _put("groups", group.id, changed)),
+        puts=(put("tables", table.id, table), put("groups", group.id, changed)),
         install=tuple((r, table) for r in catalog.ranges_for(group.id)),
         table=table,
     )
@@ -128,9 +134,9 @@ def _own_group(table: Table, keys: Sequence[bytes], catalog: Catalog, next_id: i
         next_id,
         first_range + len(ranges),
         puts=(
-            _put("tables", table.id, table),
-            _put("groups", group.id, group),
-            *(_put("ranges", item.id, item) for item in ranges),
+            put("tables", table.id, table),
+            put("groups", group.id, group),
+            *(put("ranges", item.id, item) for item in ranges),
         ),
         install=tuple((item, table) for item in ranges),
         table=table,
@@ -169,7 +175,7 @@ def _removal(
         group = catalog.groups[group_id]
         rest = tuple(i for i in group.table_ids if i not in ids)
         if rest:
-            puts.append(_put("groups", group_id, msgspec.structs.replace(group, table_ids=rest)))
+            puts.append(put("groups", group_id, msgspec.structs.replace(group, table_ids=rest)))
             continue
         deletes.append(f"groups/{group_id}")
         deletes += [f"ranges/{item.id}" for item in catalog.ranges_for(group_id)]
@@ -184,18 +190,24 @@ def truncate(spec: Truncate, catalog: Catalog, next_id: int) -> Edit:
     drop: list[tuple[Range, Table]] = []
     groups = dict(catalog.groups)
     for name in dict.fromkeys(spec.names):
-        table = _table(name, catalog)
-        fresh = msgspec.structs.replace(table, id=next_id + len(deletes), version=table.version + 1)
+        table = find_table(name, catalog)
+        fresh = msgspec.structs.replace(
+            table,
+            id=next_id + len(deletes),
+            version=table.version + 1,
+            columns=_without_past(table.columns),
+            history=(),
+        )
         group = groups[table.group_id]
         members = tuple(fresh.id if i == table.id else i for i in group.table_ids)
         groups[group.id] = msgspec.structs.replace(group, table_ids=members)
         deletes.append(f"tables/{table.id}")
-        puts.append(_put("tables", fresh.id, fresh))
+        puts.append(put("tables", fresh.id, fresh))
         ranges = catalog.ranges_for(table.group_id)
         install += [(item, fresh) for item in ranges]
         drop += [(item, table) for item in ranges]
     puts += [
-        _put("groups", group.id, group)
+        put("groups", group.id, group)
         for group in groups.values()
         if group != catalog.groups[group.id]
     ]
@@ -213,7 +225,7 @@ def add_primary_key(
     under the old table's exclusive lock, and then commits the edit. `split_keys` are in the new
     key's encoding (see `quantile_splits`); for an empty table there are none.
     """
-    old = _table(spec.name, catalog)
+    old = find_table(spec.name, catalog)
     if not old.has_hidden_key:
         raise SqlError("42P16", f'multiple primary keys for table "{old.name}" are not allowed')
     if len(catalog.groups[old.group_id].table_ids) > 1:
@@ -236,7 +248,7 @@ def keyed_table(spec: AddPrimaryKey, old: Table, next_id: int) -> Table:
     check_key_types([old.columns[at] for at in key])
     columns = tuple(
         msgspec.structs.replace(column, not_null=column.not_null or at in key)
-        for at, column in enumerate(c for c in old.columns if not c.hidden)
+        for at, column in enumerate(_without_past([c for c in old.columns if not c.hidden]))
     )
     return msgspec.structs.replace(
         old,
@@ -246,7 +258,8 @@ def keyed_table(spec: AddPrimaryKey, old: Table, next_id: int) -> Table:
         primary_key=key,
         primary_key_name=spec.constraint,
         version=old.version + 1,
-        schema_version=old.schema_version + 1,
+        schema_version=1,
+        history=(),
     )
 
 
@@ -269,12 +282,19 @@ def quantile_splits(sorted_keys: Sequence[bytes], pieces: int) -> list[bytes]:
     return points
 
 
-def _table(name: TableName, catalog: Catalog) -> Table:
+def find_table(name: TableName, catalog: Catalog) -> Table:
+    """The table of a name; 42P01 if there is none."""
     table = catalog.lookup(name.name, name.schema)
     if table is None:
         raise SqlError("42P01", f'relation "{name}" does not exist')
     return table
 
 
-def _put(kind: str, item_id: int, value: Table | Group | Range) -> tuple[str, bytes]:
+def _without_past(columns: Sequence[Column]) -> tuple[Column, ...]:
+    """The columns of a table that has no rows of earlier layouts."""
+    return tuple(msgspec.structs.replace(column, missing=None) for column in columns)
+
+
+def put(kind: str, item_id: int, value: Table | Group | Range) -> tuple[str, bytes]:
+    """A descriptor with its key, for `Edit.puts`."""
     return f"{kind}/{item_id}", msgspec.json.encode(value)

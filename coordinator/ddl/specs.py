@@ -67,6 +67,35 @@ class AddPrimaryKey:
 
 
 @dataclass(frozen=True, slots=True)
+class AddColumn:
+    """ADD COLUMN of ALTER TABLE."""
+
+    column: ColumnSpec
+    if_not_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DropColumn:
+    """DROP COLUMN of ALTER TABLE."""
+
+    name: str
+    if_exists: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AlterTable:
+    """ALTER TABLE: columns go, columns come, options (SET) are replaced, as in PostgreSQL in this
+    order whatever the order of the actions.
+    """
+
+    name: TableName
+    if_exists: bool
+    drops: tuple[DropColumn, ...] = ()
+    adds: tuple[AddColumn, ...] = ()
+    options: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class CopyFrom:
     """COPY table [(columns)] FROM STDIN; `options` are lower-case names with their values."""
 

@@ -14,7 +14,15 @@ from typing import Any, Final
 
 from coordinator.ddl.specs import CopyFrom
 from coordinator.pgwire import messages
-from coordinator.plan.plans import OutColumn, Plan, RowPlan, UtilityPlan, WritePlan
+from coordinator.plan.bounds import one_column_table
+from coordinator.plan.plans import (
+    BoundProgram,
+    OutColumn,
+    Plan,
+    RowPlan,
+    UtilityPlan,
+    WritePlan,
+)
 from coordinator.sql.arrays import parameter_text
 from coordinator.sql.compiler import CompiledStatement, Compiler
 from shardb import limits, types
@@ -147,7 +155,7 @@ class PlanCache:
         self._make_program = make_program
         self._exact: OrderedDict[tuple[bytes, tuple[int, ...]], Entry] = OrderedDict()
         self._lifted: OrderedDict[tuple[bytes, bytes], Entry | None] = OrderedDict()
-        self._programs: OrderedDict[ProgramSpec, Any] = OrderedDict()
+        self._programs: OrderedDict[ProgramSpec | BoundProgram, Any] = OrderedDict()
         self.compiler = compiler
         self.version = compiler.catalog.version
 
@@ -210,6 +218,15 @@ class PlanCache:
         if found is None:
             found = self._make_program(spec, self.compiler.catalog.table(spec.table_id))
             self._programs[spec] = found
+            _bound(self._programs)
+        return found
+
+    def bound_program_of(self, bound: BoundProgram) -> Any:
+        """The same for a bound of a scan."""
+        found = self._programs.get(bound)
+        if found is None:
+            found = self._make_program(bound.program, one_column_table(bound))
+            self._programs[bound] = found
             _bound(self._programs)
         return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from coordinator.plan.bounds import bound_programs
 from coordinator.plan.plans import QueryPlan, ScanStage, WritePlan
 from coordinator.plan.rowplan import Translator, key_of, out_columns
 from coordinator.sql import typesystem as ts
@@ -101,6 +102,9 @@ def _stage(
 ) -> ScanStage:
     table = scan.table
     positions = sorted(needed) or [table.primary_key[0]]
+    extra = (ts.TIMESTAMPTZ,) if context.uses_now else ()
+    params = _own_params(context) + extra
+    translator = Translator(len(context.parameters.types), {scan.alias: 0})
     return ScanStage(
         alias=scan.alias,
         table_id=table.id,
@@ -109,23 +113,27 @@ def _stage(
         key_high=b"",
         filter=" AND ".join(map(printer.expression, filters)),
         with_key=scan.with_key,
-        key_program=_key_program(table, scan.alias, filters, context),
+        key_program=_key_program(table, scan.alias, filters, params, translator),
+        schema_version=table.schema_version,
+        bound_programs=bound_programs(table, scan.alias, filters, params, translator),
     )
 
 
 def _key_program(
-    table: Table, alias: str, filters: list[Expression], context: Context
+    table: Table,
+    alias: str,
+    filters: list[Expression],
+    params: tuple[TypeRef, ...],
+    translator: Translator,
 ) -> rp.ProgramSpec | None:
-    translator = Translator(len(context.parameters.types), {alias: 0})
     key, _ = key_of(table, alias, filters, translator)
     if not key.points and not key.prefix and key.low is None and key.high is None:
         return None
-    extra = (ts.TIMESTAMPTZ,) if context.uses_now else ()
     return rp.ProgramSpec(
         table_id=table.id,
         schema_version=table.schema_version,
         kind="select",
-        params=_own_params(context) + extra,
+        params=params,
         key=key,
     )
 

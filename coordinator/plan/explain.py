@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from coordinator.catalog import Catalog
-from coordinator.plan.plans import Plan, QueryPlan, RowPlan, ScanStage, WritePlan
+from coordinator.plan.bounds import one_column_table
+from coordinator.plan.plans import BoundProgram, Plan, QueryPlan, RowPlan, ScanStage, WritePlan
 from shardb import program as rp
 from shardb._core.coreerror import CoreError
 from shardb._core.rowprog import Program
@@ -75,7 +76,14 @@ def _scan(stage: ScanStage, catalog: Catalog) -> list[str]:
         ranges = ranges_of(stage.key_program, table, catalog)
     if stage.filter:
         lines.append("  Filter: " + _named(stage.filter, table))
+    if stage.bound_programs:
+        lines.append("  Bounds: " + " and ".join(_bound(b, table) for b in stage.bound_programs))
     return [*lines, "  " + _shards(table, ranges, catalog)]
+
+
+def _bound(bound: BoundProgram, table: Table) -> str:
+    name = table.columns[bound.column].name
+    return key_text(bound.program.key, one_column_table(bound, name))
 
 
 def _indent(lines: list[str], mark: str) -> list[str]:

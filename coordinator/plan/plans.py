@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shardb.program import ProgramSpec, TypeRef
+from shardb.rpc.messages import Bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,19 @@ class RowPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class BoundProgram:
+    """A condition of a scan's filter on one column, as a key program over that column alone.
+
+    `program` selects from a table of this one column as its key: its points (IN), or its interval,
+    taken as `[low, high]`, are what the condition lets pass.
+    """
+
+    column: int
+    type: TypeRef
+    program: ProgramSpec
+
+
+@dataclass(frozen=True, slots=True)
 class ScanStage:
     """Rows of one table gathered from its ranges under the engine name `alias`.
 
@@ -47,7 +61,8 @@ class ScanStage:
     `key_program` (a select whose `interval` or `points` give it) if there is one.
     `filter` is engine SQL over `c<position>` columns with
     `$1` style parameters allowed. `columns` are table positions; the gathered table has them as
-    `c<position>`.
+    `c<position>`. Positions are those of the table's `schema_version` (0: the present one).
+    `bounds` follow from `filter`, the rest of them at run time from `bound_programs`.
     """
 
     alias: str
@@ -58,6 +73,9 @@ class ScanStage:
     filter: str
     with_key: bool = False
     key_program: ProgramSpec | None = None
+    schema_version: int = 0
+    bound_programs: tuple[BoundProgram, ...] = ()
+    bounds: tuple[Bound, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +121,7 @@ class WritePlan:
 class UtilityPlan:
     """Everything that is not a query: `kind` names the handler, `args` are its frozen arguments.
 
-    kinds: begin commit rollback set show reset discard create_table drop_table truncate
+    kinds: begin commit rollback set show reset discard create_table drop_table truncate alter_table
     add_primary_key copy_from explain vacuum analyze empty, and savepoint release rollback_to
     prepare execute deallocate set_transaction. The arguments of each are listed in
     `coordinator.sql.utility`; DDL kinds carry a value of `coordinator.ddl`.

@@ -35,12 +35,12 @@ from shardb.meta.descriptors import Table
 from shardb.program import TypeRef
 from shardb.types import TypeCode as T
 
-_POINTS_MAX: Final = 1_000
-_FLIPPED: Final = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
+POINTS_MAX: Final = 1_000
+FLIPPED: Final = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _INT_BOUNDS: Final = {T.INT2: 1 << 15, T.INT4: 1 << 31, T.INT8: 1 << 63}
 
 
-class _Unfit(Exception):
+class Unfit(Exception):
     """The statement cannot be a row program."""
 
 
@@ -63,7 +63,7 @@ class Translator:
         return rp.Param(ref, self.own_params + self.extras.index(name))
 
     def expression(self, node: Expression) -> rp.Expr:
-        """The program's form of `node`; raises `_Unfit`."""
+        """The program's form of `node`; raises `Unfit`."""
         if isinstance(node, Literal):
             return rp.Const(node.type, node.text)
         if isinstance(node, Parameter):
@@ -71,28 +71,28 @@ class Translator:
         if isinstance(node, ColumnRef):
             base = self.sources.get(node.source)
             if base is None:
-                raise _Unfit
+                raise Unfit
             return rp.Col(node.type, base + node.position)
         if isinstance(node, Call):
             return self._call(node)
-        raise _Unfit
+        raise Unfit
 
     def _call(self, node: Call) -> rp.Expr:
         if node.op == "store":
             return rp.Call(node.type, "cast", (self.expression(node.args[0]),))
         if node.op not in PROGRAM_OPERATORS:
-            raise _Unfit
+            raise Unfit
         source = node.args[0].type if node.args else ts.UNKNOWN
         if node.op == "cast" and node.type.code in (T.VARCHAR, T.BPCHAR) and node.type.typmod > 0:
-            raise _Unfit  # an explicit cast truncates, the programs' cast refuses
+            raise Unfit  # an explicit cast truncates, the programs' cast refuses
         if node.op == "cast" and {source.code, node.type.code} & {T.JSON, T.JSONB, T.UNKNOWN}:
-            raise _Unfit
+            raise Unfit
         if any(arg.type.code in (T.INTERVAL, T.TIME) for arg in node.args) and node.op in (
             "*",
             "/",
             "cast",
         ):
-            raise _Unfit
+            raise Unfit
         args = [self.expression(arg) for arg in node.args]
         if node.op in ("and", "or"):
             return _balanced(node.op, args)
@@ -195,14 +195,14 @@ def _note(
         return None
     if node.op == "in":
         return _note_choices(table, alias, node, bounds, translator)
-    if node.op not in _FLIPPED:
+    if node.op not in FLIPPED:
         return None
     for column, value, op in (
         (node.args[0], node.args[1], node.op),
-        (node.args[1], node.args[0], _FLIPPED[node.op]),
+        (node.args[1], node.args[0], FLIPPED[node.op]),
     ):
         position = _key_column(table, alias, column)
-        if position is None or not _row_free(value):
+        if position is None or not is_row_free(value):
             continue
         wanted = table.columns[position].type_code
         converted = _as_key(value, wanted, op, translator)
@@ -229,12 +229,12 @@ def _note_choices(
     table: Table, alias: str, node: Call, bounds: dict[int, _Bounds], translator: Translator
 ) -> int | None:
     position = _key_column(table, alias, node.args[0])
-    if position is None or len(node.args) > _POINTS_MAX:
+    if position is None or len(node.args) > POINTS_MAX:
         return None
     wanted = table.columns[position].type_code
     choices = []
     for value in node.args[1:]:
-        converted = _as_key(value, wanted, "=", translator) if _row_free(value) else None
+        converted = _as_key(value, wanted, "=", translator) if is_row_free(value) else None
         if converted is None:
             return None
         choices.append(converted)
@@ -261,9 +261,10 @@ def _widens(node: Call) -> bool:
     return source == T.VARCHAR and target == T.TEXT
 
 
-def _row_free(node: Expression) -> bool:
+def is_row_free(node: Expression) -> bool:
+    """True if the value is the same for all rows."""
     if isinstance(node, Call):
-        return all(map(_row_free, node.args))
+        return all(map(is_row_free, node.args))
     return isinstance(node, (Literal, Parameter))
 
 
@@ -271,7 +272,7 @@ def _as_key(value: Expression, wanted: int, op: str, translator: Translator) -> 
     """`value` as the key column's type; None if that would lose something."""
     try:
         translated = translator.expression(value)
-    except _Unfit:
+    except Unfit:
         return None
     have = value.type.code
     if have == wanted or (have in (T.TEXT, T.VARCHAR) and wanted in (T.TEXT, T.VARCHAR)):
@@ -330,7 +331,7 @@ def plan_select(query: SelectQuery, context: Context) -> RowPlan | None:
             outputs = tuple(translator.expression(o.value) for o in query.outputs)
         limit = translator.expression(query.limit) if query.limit is not None else None
         offset = translator.expression(query.offset) if query.offset is not None else None
-    except _Unfit:
+    except Unfit:
         return None
     if query.locking and query.grouped:
         return None
@@ -386,7 +387,7 @@ def plan_insert(statement: InsertStatement, context: Context) -> RowPlan | None:
                 else upsert.expression(statement.conflict_filter),
             )
         output = tuple(translator.expression(o.value) for o in statement.returning)
-    except _Unfit:
+    except Unfit:
         return None
     spec = rp.ProgramSpec(
         table_id=table.id,
@@ -428,7 +429,7 @@ def plan_change(statement: UpdateStatement | DeleteStatement, context: Context) 
                 (at, translator.expression(value)) for at, value in statement.assignments
             )
         output = tuple(translator.expression(o.value) for o in statement.returning)
-    except _Unfit:
+    except Unfit:
         return None
     spec = rp.ProgramSpec(
         table_id=table.id,
@@ -451,7 +452,7 @@ def _filter(rest: list[Expression], translator: Translator) -> rp.Expr | None:
 
 
 def _direction(query: SelectQuery, table: Table, alias: str, single: bool) -> bool:
-    """True for reverse key order; raises `_Unfit` for an order that is not the key's."""
+    """True for reverse key order; raises `Unfit` for an order that is not the key's."""
     if not query.order or single or query.grouped:
         return False
     equal = {
@@ -460,26 +461,26 @@ def _direction(query: SelectQuery, table: Table, alias: str, single: bool) -> bo
         if isinstance(node, Call) and node.op == "="
         for side in node.args
         if (position := _key_column(table, alias, side)) is not None
-        and all(_row_free(other) for other in node.args if other is not side)
+        and all(is_row_free(other) for other in node.args if other is not side)
     }
     wanted = [position for position in table.primary_key if position not in equal]
     directions = set()
     for item, position in zip(query.order, wanted, strict=False):
         if not isinstance(item.value, ColumnRef) or item.value.position != position:
-            raise _Unfit
+            raise Unfit
         directions.add(item.descending)
     if len(query.order) > len(wanted) or len(directions) > 1:
-        raise _Unfit
+        raise Unfit
     return True in directions
 
 
 def _aggregate(node: Expression, translator: Translator) -> rp.Aggregate:
     if not isinstance(node, AggregateCall) or node.distinct or node.filter is not None:
-        raise _Unfit
+        raise Unfit
     if node.function == "count_star":
         return rp.Aggregate("count_star", None, node.type)
     if node.function not in ("count", "sum", "min", "max"):
-        raise _Unfit
+        raise Unfit
     return rp.Aggregate(node.function, translator.expression(node.args[0]), node.type)
 
 

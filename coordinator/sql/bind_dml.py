@@ -66,7 +66,7 @@ class DmlBinder:
             return Literal(column_type(column), None)
         node = parse_expression(column.default)
         binder = ExpressionBinder(self.query, Scope(), "DEFAULT expressions", windows=False)
-        return self._assign(binder.bind(node), column, 0)
+        return self._assign(binder.bind(node), column, 0, "default expression")
 
     def _ctes(self, node: exp.Expression) -> list[Cte]:
         with_ = node.args.get("with_")
@@ -101,14 +101,16 @@ class DmlBinder:
             position=position_of(node),
         )
 
-    def _assign(self, value: Expression, column: Column, position: int) -> Expression:
+    def _assign(
+        self, value: Expression, column: Column, position: int, what: str = "expression"
+    ) -> Expression:
         target = column_type(column)
         converted = self.query.context.coercer.coerce(value, target, "assignment", position)
         if converted is None:
             raise SqlError(
                 "42804",
                 f'column "{column.name}" is of type {ts.type_name(target)} but '
-                f"expression is of type {ts.type_name(value.type)}",
+                f"{what} is of type {ts.type_name(value.type)}",
                 hint="You will need to rewrite or cast the expression.",
                 position=position,
             )

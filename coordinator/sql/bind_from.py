@@ -293,7 +293,7 @@ def table_columns(table: Table, source: str) -> list[ScopeColumn]:
             column.name,
             ColumnRef(TypeRef(column.type_code, column.typmod), source, at, column.name),
             table.id,
-            at + 1,
+            column.id,
         )
         for at, column in enumerate(table.columns)
         if not column.hidden

@@ -43,10 +43,15 @@ def _quoted(name: str) -> str:
 
 
 def _visible(table: Table) -> Iterator[tuple[int, Column]]:
-    """The columns a client sees with their numbers."""
-    for at, column in enumerate(table.columns):
+    """The columns a client sees with their numbers, which stay when others are dropped."""
+    for column in table.columns:
         if not column.hidden:
-            yield at + 1, column
+            yield column.id, column
+
+
+def _key_numbers(table: Table) -> list[str]:
+    """The numbers of the primary key's columns."""
+    return [str(table.columns[at].id) for at in table.primary_key]
 
 
 def _keyed(catalog: Catalog) -> Iterator[Table]:
@@ -76,7 +81,7 @@ def classes(catalog: Catalog) -> Iterator[Row]:
             "relnamespace": namespace,
             "relkind": "r",
             "relam": 2,
-            "relnatts": sum(1 for _ in _visible(table)),
+            "relnatts": max((number for number, _ in _visible(table)), default=0),
             "relhasindex": not table.has_hidden_key,
             "relreplident": "d",
         }
@@ -98,6 +103,7 @@ def attributes(catalog: Catalog) -> Iterator[Row]:
             yield _attribute(table.id, number, column) | {
                 "attnotnull": column.not_null,
                 "atthasdef": column.default is not None,
+                "atthasmissing": column.missing is not None,
             }
     for table in _keyed(catalog):
         for number, at in enumerate(table.primary_key, 1):
@@ -163,13 +169,13 @@ def indexes(catalog: Catalog) -> Iterator[Row]:
             "indnkeyatts": len(table.primary_key),
             "indisunique": True,
             "indisprimary": True,
-            "indkey": " ".join(str(at + 1) for at in table.primary_key),
+            "indkey": " ".join(_key_numbers(table)),
         }
 
 
 def constraints(catalog: Catalog) -> Iterator[Row]:
     for table in _keyed(catalog):
-        numbers = ",".join(str(at + 1) for at in table.primary_key)
+        numbers = ",".join(_key_numbers(table))
         yield {
             "oid": _CONSTRAINT_OIDS + table.id,
             "conname": _key_name(table),

@@ -1,11 +1,11 @@
-"""Parses CREATE TABLE, DROP TABLE, TRUNCATE and ALTER TABLE ADD PRIMARY KEY."""
+"""Parses CREATE TABLE, DROP TABLE and TRUNCATE."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from coordinator.ddl.specs import (
-    AddPrimaryKey,
     ColumnSpec,
     CreateTable,
     DropTable,
@@ -17,6 +17,7 @@ from coordinator.sql import typesystem as ts
 from coordinator.sql.bind_dml import DmlBinder
 from coordinator.sql.context import Context
 from coordinator.sql.lexer import Cursor, syntax_error, tokenize
+from coordinator.sql.tree import Expression
 from shardb.errors import SqlError, unsupported
 from shardb.limits import COLUMNS_MAX
 from shardb.meta.descriptors import Column
@@ -24,6 +25,18 @@ from shardb.program import TypeRef
 from shardb.types import TypeCode as T
 
 _TWO_WORDS: Final = {"double": "precision", "character": "varying"}
+_AFTER_DEFAULT: Final = (
+    "not",
+    "null",
+    "primary",
+    "constraint",
+    "unique",
+    "check",
+    "references",
+    "generated",
+    "collate",
+)
+_COMPRESSIONS: Final = ("lz4", "zstd", "none")
 _REFUSED: Final = {
     "unique": "UNIQUE constraints",
     "check": "CHECK constraints",
@@ -62,7 +75,7 @@ def parse_create(cursor: Cursor, context: Context) -> UtilityPlan:
         raise unsupported(f"CREATE TABLE ... {cursor.token.value.upper()}")
     if cursor.accept("using"):
         cursor.identifier()
-    options = _options(cursor) if cursor.accept("with") else {}
+    options = parse_options(cursor) if cursor.accept("with") else {}
     if cursor.accept("without"):
         cursor.expect("oids")
     if cursor.accept("tablespace"):
@@ -92,7 +105,7 @@ class _Table:
             constraint = cursor.identifier()
         if cursor.token.is_word("primary") and cursor.peek().is_word("key"):
             cursor.expect("primary", "key")
-            self._set_key(_column_list(cursor), constraint)
+            self._set_key(column_list(cursor), constraint)
             return
         if (
             cursor.token.kind == "word"
@@ -112,52 +125,8 @@ class _Table:
         name = cursor.identifier()
         if any(column.name == name for column in self.columns):
             raise SqlError("42701", f'column "{name}" specified more than once', position=position)
-        ref = parse_type(cursor)
-        not_null, default = False, None
-        while True:
-            constraint = ""
-            if cursor.accept("constraint"):
-                constraint = cursor.identifier()
-            if cursor.accept("not", "null"):
-                not_null = True
-            elif cursor.accept("null"):
-                pass
-            elif cursor.accept("primary", "key"):
-                self._set_key((name,), constraint)
-            elif cursor.accept("default"):
-                start, end = cursor.balanced(
-                    (",", ")"),
-                    (
-                        "not",
-                        "null",
-                        "primary",
-                        "constraint",
-                        "unique",
-                        "check",
-                        "references",
-                        "generated",
-                        "collate",
-                    ),
-                )
-                default = cursor.text[start:end]
-            elif cursor.accept("collate"):
-                collation = cursor.qualified_name()[1]
-                if collation not in ("C", "POSIX", "default"):
-                    raise SqlError(
-                        "42704", f'collation "{collation}" for encoding "UTF8" does not exist'
-                    )
-            elif cursor.token.kind == "word" and cursor.token.value in _REFUSED:
-                raise unsupported(_REFUSED[cursor.token.value])
-            elif constraint:
-                raise syntax_error(cursor.token)
-            else:
-                break
-        if default is not None:
-            # Binding it now reports a wrong type or function when the table is made.
-            DmlBinder(Context(self.context.catalog, default, [])).default(
-                Column(0, name, ref.code, ref.typmod, not_null, default)
-            )
-        self.columns.append(ColumnSpec(name, ref.code, ref.typmod, not_null, default))
+        key = lambda constraint: self._set_key((name,), constraint)  # noqa: E731
+        self.columns.append(parse_column(cursor, self.context, self.name, name, key))
 
     def _set_key(self, names: tuple[str, ...], constraint: str) -> None:
         if self.key:
@@ -199,6 +168,75 @@ class _Table:
         )
 
 
+def parse_column(
+    cursor: Cursor,
+    context: Context,
+    table: str,
+    name: str,
+    set_key: Callable[[str], None],
+) -> ColumnSpec:
+    """A column's definition after its name; `set_key` gets the constraint name of PRIMARY KEY."""
+    ref = parse_type(cursor)
+    nulls: bool | None = None
+    default = None
+    while True:
+        constraint = ""
+        if cursor.accept("constraint"):
+            constraint = cursor.identifier()
+        position = cursor.token.start + 1
+        if cursor.token.is_word("not", "null"):
+            allowed = not cursor.accept("not")
+            cursor.expect("null")
+            if nulls is not None and nulls != allowed:
+                raise SqlError(
+                    "42601",
+                    f'conflicting NULL/NOT NULL declarations for column "{name}" of table '
+                    f'"{table}"',
+                    position=position,
+                )
+            nulls = allowed
+        elif cursor.accept("primary", "key"):
+            set_key(constraint)
+        elif cursor.accept("default"):
+            default = _default_text(cursor)
+        elif cursor.accept("collate"):
+            collation = cursor.qualified_name()[1]
+            if collation not in ("C", "POSIX", "default"):
+                raise SqlError(
+                    "42704", f'collation "{collation}" for encoding "UTF8" does not exist'
+                )
+        elif cursor.token.kind == "word" and cursor.token.value in _REFUSED:
+            raise unsupported(_REFUSED[cursor.token.value])
+        elif constraint:
+            raise syntax_error(cursor.token)
+        else:
+            break
+    column = ColumnSpec(name, ref.code, ref.typmod, nulls is False, default)
+    bind_default(column, context)
+    return column
+
+
+def _default_text(cursor: Cursor) -> str | None:
+    """The text of a default; None for NULL, which is no default."""
+    start = cursor.token.start
+    if cursor.token.is_word("null"):
+        cursor.advance()
+        if cursor.token.kind != "typecast":
+            return None
+    _, end = cursor.balanced((",", ")"), _AFTER_DEFAULT)
+    return cursor.text[start:end]
+
+
+def bind_default(column: ColumnSpec, context: Context) -> Expression | None:
+    """The bound default of a column: a wrong type or function is reported when it is declared."""
+    if column.default is None:
+        return None
+    binder = DmlBinder(Context(context.catalog, column.default, []))
+    return binder.default(
+        Column(0, column.name, column.type_code, column.typmod, column.not_null, column.default)
+    )
+
+
 def parse_type(cursor: Cursor) -> TypeRef:
     """A type name with modifiers."""
     position = cursor.token.start + 1
@@ -228,7 +266,8 @@ def parse_type(cursor: Cursor) -> TypeRef:
     return ts.from_name(name, modifiers, position)
 
 
-def _column_list(cursor: Cursor) -> tuple[str, ...]:
+def column_list(cursor: Cursor) -> tuple[str, ...]:
+    """Column names in parentheses."""
     cursor.expect_mark("(")
     names = [cursor.identifier()]
     while cursor.accept_mark(","):
@@ -239,7 +278,8 @@ def _column_list(cursor: Cursor) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _options(cursor: Cursor) -> dict[str, str]:
+def parse_options(cursor: Cursor) -> dict[str, str]:
+    """Storage options in parentheses; 22023 for those that are not known."""
     cursor.expect_mark("(")
     options: dict[str, str] = {}
     while True:
@@ -254,10 +294,17 @@ def _options(cursor: Cursor) -> dict[str, str]:
         if not cursor.accept_mark(","):
             break
     cursor.expect_mark(")")
-    known = ("split_at", "colocate_with", "fillfactor")
+    known = ("split_at", "colocate_with", "compression", "fillfactor")
     for name in options:
         if name not in known and not name.startswith(("autovacuum_", "toast", "parallel_")):
             raise SqlError("22023", f'unrecognized parameter "{name}"')
+    compression = options.get("compression")
+    if compression is not None and compression not in _COMPRESSIONS:
+        raise SqlError(
+            "22023",
+            f'invalid value for enum option "compression": {compression}',
+            detail='Valid values are "lz4", "zstd", and "none".',
+        )
     return options
 
 
@@ -315,30 +362,6 @@ def parse_truncate(cursor: Cursor, context: Context) -> UtilityPlan:
         if context.catalog.lookup(name.name, name.schema) is None:
             raise SqlError("42P01", f'relation "{name}" does not exist')
     return UtilityPlan("truncate", (Truncate(names),), "TRUNCATE TABLE")
-
-
-def parse_alter(cursor: Cursor, context: Context) -> UtilityPlan:
-    """ALTER TABLE ... ADD PRIMARY KEY."""
-    cursor.expect("alter")
-    if not cursor.accept("table"):
-        if cursor.token.kind != "word":
-            raise syntax_error(cursor.token)
-        raise unsupported(f"ALTER {cursor.token.value.upper()}")
-    cursor.accept("if", "exists")
-    cursor.accept("only")
-    name = TableName(*cursor.qualified_name())
-    constraint = ""
-    if cursor.accept("add"):
-        if cursor.accept("constraint"):
-            constraint = cursor.identifier()
-        if cursor.accept("primary", "key"):
-            columns = _column_list(cursor)
-            if context.catalog.lookup(name.name, name.schema) is None:
-                raise SqlError("42P01", f'relation "{name}" does not exist')
-            return UtilityPlan(
-                "add_primary_key", (AddPrimaryKey(name, columns, constraint),), "ALTER TABLE"
-            )
-    raise unsupported("this form of ALTER TABLE")
 
 
 def _names(cursor: Cursor) -> tuple[TableName, ...]:

@@ -50,6 +50,8 @@ PROGRAM_OPERATORS: Final = frozenset(
     ]
 )
 
+VOLATILE: Final = frozenset({"random", "gen_random_uuid"})  # another value each time
+
 ResultRule = TypeRef | Callable[[tuple[TypeRef, ...]], TypeRef]
 
 

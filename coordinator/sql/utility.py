@@ -6,8 +6,8 @@ begin, set_transaction (isolation or "", read_only or None) · commit, rollback 
 savepoint, release, rollback_to (name) · set (name, value or None for DEFAULT, is_local) ·
 show (name) · reset (name, "" for all) · discard (what) · deallocate (name, "" for all) ·
 prepare (name, type names, statement text) · execute (name, argument texts) ·
-vacuum, analyze (table names) · create_table, drop_table, truncate, add_primary_key, copy_from
-(one value of `coordinator.ddl.specs`) · explain (plan, analyze) · empty ().
+vacuum, analyze (table names) · create_table, drop_table, truncate, alter_table, add_primary_key,
+copy_from (one value of `coordinator.ddl.specs`) · explain (plan, analyze) · empty ().
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 
 from coordinator.ddl.specs import CopyFrom, TableName
 from coordinator.plan.plans import OutColumn, UtilityPlan
-from coordinator.sql import ddl_parser
+from coordinator.sql import alter_parser, ddl_parser
 from coordinator.sql import typesystem as ts
 from coordinator.sql.context import Context
 from coordinator.sql.lexer import Cursor, Token, syntax_error
@@ -376,7 +376,7 @@ _PARSERS: Final = {
     "create": ddl_parser.parse_create,
     "drop": ddl_parser.parse_drop,
     "truncate": ddl_parser.parse_truncate,
-    "alter": ddl_parser.parse_alter,
+    "alter": alter_parser.parse_alter,
 }
 _KNOWN: Final = frozenset(
     [

@@ -1,4 +1,4 @@
-# Columns of Arrow record batches, filled from rows or from columns of other batches without the GIL.
+# Columns of Arrow record batches, filled from rows or from other columns without the GIL.
 #
 # Use: an ArrowColumns is made once; for each batch `begin`, then the offsets of variable columns
 # are measured while rows are found, then `allocate`, then the values are filled, then `arrays`.

@@ -34,9 +34,9 @@ cdef void row_convert(const ColumnMap* map, const Layout* source, const Layout* 
 cdef class RowMap:
     """How rows of `source` become rows of `target`.
 
-    `source_of` has a column of `source` for each column of `target`, or -1 where there is none: such
-    a column is what it is in `missing_row` (a row of `target`), NULL without one. A mapped column
-    must have the same type, and a numeric the same scale, in both. Immutable: any thread may use it.
+    `source_of` has a column of `source` for each column of `target`, or -1 where there is none:
+    such a column is what it is in `missing_row` (a row of `target`), NULL without one. A mapped
+    column must have the same type, and a numeric the same scale, in both. Any thread may use it.
     """
 
     def __cinit__(

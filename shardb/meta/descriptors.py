@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import msgspec
 
+from shardb.errors import SqlError
+
 
 class Column(msgspec.Struct, frozen=True):
     """One column. `id` is stable over renames; `type_code` is `shardb.types.TypeCode`.
 
     `typmod` is PostgreSQL's (-1 if none). `default` is the SQL text of the default or None.
+    `missing` is the value, in text form, that the column has in rows written before there was one;
+    None is NULL.
     """
 
     id: int
@@ -22,12 +26,22 @@ class Column(msgspec.Struct, frozen=True):
     not_null: bool = False
     default: str | None = None
     hidden: bool = False
+    missing: str | None = None
+
+
+class Layout(msgspec.Struct, frozen=True, array_like=True):
+    """What the rows of one schema version are made of: (column id, type code, typmod) in order."""
+
+    schema_version: int
+    columns: tuple[tuple[int, int, int], ...]
 
 
 class Table(msgspec.Struct, frozen=True):
     """A table. `primary_key` holds positions into `columns`, in key order.
 
     A table without a declared key has a hidden int8 column `rowid`, the last one, as its key.
+    `history` has the earlier row layouts, newest last. `next_column_id` is above every column id
+    that the table ever had (0 in descriptors of before there were changes of columns).
     Invariant: `version` grows with every change of the descriptor; `schema_version` with every
     change of the row layout (rows carry it).
     """
@@ -42,6 +56,40 @@ class Table(msgspec.Struct, frozen=True):
     version: int = 1
     schema_version: int = 1
     options: dict[str, str] = {}
+    next_column_id: int = 0
+    history: tuple[Layout, ...] = ()
+
+    @property
+    def layout(self) -> Layout:
+        """The present row layout."""
+        columns = tuple((c.id, c.type_code, c.typmod) for c in self.columns)
+        return Layout(self.schema_version, columns)
+
+    def at(self, schema_version: int) -> Table:
+        """The table with the columns of one of its schema versions, for plans made then.
+
+        0 is the present one. Columns that are gone have no name. 55000 if the version is not known.
+        """
+        if schema_version in (0, self.schema_version):
+            return self
+        versions = [layout.schema_version for layout in self.history]
+        if schema_version not in versions:
+            raise SqlError("55000", f'"{self.name}" has no schema version {schema_version}')
+        index = versions.index(schema_version)
+        layout = self.history[index]
+        present = {column.id: column for column in self.columns}
+        ids = [column_id for column_id, _, _ in layout.columns]
+        columns = tuple(
+            present.get(column_id) or Column(column_id, "", type_code, typmod)
+            for column_id, type_code, typmod in layout.columns
+        )
+        return msgspec.structs.replace(
+            self,
+            columns=columns,
+            primary_key=tuple(ids.index(self.columns[at].id) for at in self.primary_key),
+            schema_version=schema_version,
+            history=self.history[:index],
+        )
 
     @property
     def has_hidden_key(self) -> bool:

@@ -20,7 +20,7 @@ import msgspec
 from shardb import limits
 from shardb._core.frames import pack_rows
 from shardb._core.rowprog import Program
-from shardb.env import Files, Rng
+from shardb.env import Background, Files, Rng
 from shardb.errors import SqlError, StorageError
 from shardb.meta.descriptors import Range
 from shardb.node.ranges import LocalRange
@@ -29,9 +29,11 @@ from shardb.node.statements import TS_MAX, Registered, RowStatement, WriteStatem
 from shardb.rpc import framing
 from shardb.rpc import messages as m
 from shardb.rpc.transport import ServerConnection, error_failure
+from shardb.storage.edits import TabletState
 from shardb.storage.engine import Engine
-from shardb.storage.log import LogRecord
-from shardb.txn import records
+from shardb.storage.logfile import LogRecord
+from shardb.storage.memory import MemoryBudget
+from shardb.txn import oracle, records
 from shardb.txn.locks import LockTable
 from shardb.txn.state import State
 
@@ -40,14 +42,25 @@ log = logging.getLogger("shardb.node")
 ROWS_MAX_BYTES: Final = limits.RPC_MESSAGE_MAX_BYTES - limits.KIB
 UNKNOWN_PROGRAM: Final = m.Failure("SH001", "the program is not registered", aborted=True)
 NOT_HERE: Final = m.Failure("SH002", "the range is not on this shard", aborted=True)
+OTHER_SCHEMA: Final = m.Failure("57P03", "the table's columns are being changed", aborted=True)
 STARTING: Final = m.Failure("57P03", "the shard is starting", aborted=True)
+
+
+def too_old(read_ts: int) -> SqlError:
+    """72000: versions that a snapshot needs are gone."""
+    return SqlError(
+        "72000",
+        "snapshot too old",
+        detail=f"Versions of rows at {read_ts} have been removed since.",
+        hint="Run the statement again; see --gc-ttl for how long overwritten rows are kept.",
+    )
 
 
 class ShardNode:
     """Opens the data directory, replays its log and serves messages.
 
-    `on_fatal` as in `storage.log.Log`; `workers` run scans; `filter_rows` is the
-    fragment engine's filter.
+    `on_fatal` as in `storage.log.Log`; `workers` run scans, `background` flushes and merges;
+    `filter_rows` is the fragment engine's filter.
     """
 
     def __init__(
@@ -58,6 +71,9 @@ class ShardNode:
         on_fatal: Callable[[StorageError], None],
         workers: Executor,
         filter_rows: Filter,
+        background: Background,
+        budget: MemoryBudget | None = None,
+        gc_ttl_ms: int = limits.GC_TTL_MS,
     ) -> None:
         self.ranges: dict[int, LocalRange] = {}
         self.locks = LockTable()
@@ -69,7 +85,9 @@ class ShardNode:
         self._workers = workers
         self._filter_rows = filter_rows
         self._known_issued = 0
-        self.engine = Engine(path, files, rng, self._replay, on_fatal)
+        self._gc_ttl_ms = gc_ttl_ms
+        self.engine = Engine(path, files, rng, self, on_fatal, background, budget)
+        self.engine.start()
 
     def close(self) -> None:
         """Makes everything appended durable and lets the directory go."""
@@ -83,9 +101,15 @@ class ShardNode:
             for state in local.participant.prepared.values()
         ]
 
-    # --- replay
+    # --- the engine's owner
 
-    def _replay(self, engine: Engine, record: LogRecord) -> None:
+    def restore(self, engine: Engine, state: TabletState) -> None:
+        """Installs a tablet that the manifest names."""
+        install = records.decode_install(state.descriptor)
+        self._range(engine, install.range).install(install.table)
+
+    def replay(self, engine: Engine, record: LogRecord) -> None:
+        """Carries out a log record again."""
         kind = record.kind
         if kind == records.INSTALL:
             install = records.decode_install(record.payload)
@@ -93,7 +117,8 @@ class ShardNode:
             return
         local = self.ranges.get(record.range_id)
         if local is None:
-            raise StorageError("XX001", f"log record of range {record.range_id}, never installed")
+            return  # its tables have been dropped, and the record that made it is cut off
+        local.applying = record.index
         participant = local.participant
         if kind == records.COMMIT:
             participant.restore_commit(records.decode_commit(record.payload))
@@ -105,6 +130,17 @@ class ShardNode:
             local.drop(records.decode_drop(record.payload).table_id)
         else:
             raise StorageError("0A000", f"log record of unknown kind {kind}")
+        local.note_record(kind, record.payload, record.index)
+
+    def retained(self, range_id: int, needed: int) -> int:
+        """The least index of a range's log that is needed."""
+        local = self.ranges.get(range_id)
+        return needed if local is None else local.retained(needed)
+
+    def gc_ts(self) -> int:
+        """Overwritten versions are kept for `gc_ttl_ms`."""
+        issued = [local.participant.known_issued for local in self.ranges.values()]
+        return max(max(issued, default=0) - oracle.from_ms(self._gc_ttl_ms), 0)
 
     def _range(self, engine: Engine, descriptor: Range) -> LocalRange:
         local = self.ranges.get(descriptor.id)
@@ -142,6 +178,9 @@ class ShardNode:
             connection.reply(request_id, NOT_HERE)
             return
         spec = registered.spec
+        if local.tables[spec.table_id].schema_version != spec.schema_version:
+            connection.reply(request_id, OTHER_SCHEMA)
+            return
         if spec.kind == "select" and not spec.locking:
             self._select(connection, request_id, message, local, registered)
             return
@@ -204,8 +243,10 @@ class ShardNode:
                 if self._wait(connection, request_id, message, local, registered, state):
                     return
             ts = participant.read_at(read_ts, message.floor)
+            if read_ts and read_ts < tablet.gc_ts:
+                raise too_old(read_ts)
             data, rows, _ = program.select(
-                tablet.memtable,
+                local.runs(registered.spec.table_id, 0, state),
                 read_ts or TS_MAX,
                 params,
                 message.formats,
@@ -413,7 +454,8 @@ class ShardNode:
         counters["programs"] = len(self.programs)
         ranges = {}
         for local in self.ranges.values():
-            tables = [tablet.memtable for tablet in local.tablets.values()]
-            rows = sum(table.live for table in tables)
-            ranges[local.id] = (rows, sum(table.memory_bytes for table in tables))
+            tablets = local.tablets.values()
+            size = sum(meta.bytes for tablet in tablets for meta in tablet.metas)
+            size += sum(tablet.memory_bytes for tablet in tablets)
+            ranges[local.id] = (sum(tablet.rows for tablet in tablets), size)
         return m.StatusReply(counters, ranges)

@@ -7,47 +7,47 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shardb._core.memload import put_framed
-from shardb._core.memtable import MemTable
-from shardb._core.rowcodec import RowLayout
+from shardb._core.runs import Runs
 from shardb.env import Rng
 from shardb.errors import StorageError
 from shardb.meta.descriptors import Range, Table
+from shardb.node.bulk import Bulk, decode_links
+from shardb.node.retention import Retention
 from shardb.storage.engine import Engine
+from shardb.storage.ingest import Ingest
+from shardb.storage.schema import TabletSchema
+from shardb.storage.segmentformat import SegmentColumn
 from shardb.storage.tablet import Tablet
 from shardb.txn import records
 from shardb.txn.locks import LockTable
 from shardb.txn.participant import Done, Participant
 from shardb.txn.records import Section
-from shardb.txn.state import KeySet
+from shardb.txn.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class MemKeySet:
-    """A set of keys as a memtable of deletions."""
-
-    __slots__ = ("_table",)
-
-    def __init__(self) -> None:
-        self._table = MemTable()
-
-    @property
-    def entries(self) -> int:
-        return self._table.entries
-
-    def newest(self, key: bytes) -> tuple[bytes | None, int] | None:
-        return self._table.newest(key)
-
-    def put_framed(self, keys: bytes, rows: bytes | None, count: int, commit_ts: int) -> None:
-        put_framed(self._table, keys, rows, count, commit_ts)
-
-
-def layout_of(table: Table) -> RowLayout:
-    """The row layout of a table's present schema version."""
-    types = [(column.type_code, column.typmod) for column in table.columns]
-    return RowLayout(table.schema_version, types)
+def schema_of(table: Table) -> TabletSchema:
+    """What storage has to know of a table."""
+    columns = [
+        SegmentColumn(column.id, column.name, column.type_code, column.typmod)
+        for column in table.columns
+    ]
+    missing = {
+        column.id: column.missing for column in table.columns if column.missing is not None
+    }
+    earlier = {
+        layout.schema_version: [
+            SegmentColumn(column_id, "", type_code, typmod)
+            for column_id, type_code, typmod in layout.columns
+        ]
+        for layout in table.history
+    }
+    codec = table.options.get("compression", "none")
+    return TabletSchema(
+        table.schema_version, columns, missing, earlier, "" if codec == "none" else codec
+    )
 
 
 class LocalRange:
@@ -60,55 +60,109 @@ class LocalRange:
         locks: LockTable,
         rng: Rng,
     ) -> None:
+        self.descriptor = descriptor
         self.id = descriptor.id
         self.low = descriptor.start
         self.high = descriptor.end
         self.epoch = descriptor.epoch
         self.tables: dict[int, Table] = {}
         self.tablets: dict[int, Tablet] = {}
-        self._engine = engine
+        self.applying = 0  # the index of the record whose writes are being carried out
+        self.retention = Retention()
+        self.engine = engine
         self._rng = rng
         self.participant = Participant(descriptor.id, self, locks)
 
     def install(self, table: Table) -> None:
         """Makes a table's tablet, or learns its newer descriptor."""
+        known = self.tables.get(table.id)
+        if known is not None and known.version > table.version:
+            return  # replayed: the manifest knew better
+        descriptor = records.encode_install(self.descriptor, table)
+        schema = schema_of(table)
+        self.tablets[table.id] = self.engine.install(self.id, table.id, schema, descriptor)
         self.tables[table.id] = table
-        if table.id not in self.tablets:
-            self.tablets[table.id] = self._engine.install(self.id, table.id, layout_of(table))
 
     def drop(self, table_id: int) -> None:
         """Forgets a table's tablet."""
         self.tables.pop(table_id, None)
         self.tablets.pop(table_id, None)
-        self._engine.drop(self.id, table_id)
+        self.engine.drop(self.id, table_id)
 
     def holds(self, key: bytes) -> bool:
         """True if the key is within the range's bounds."""
         return key >= self.low and (not self.high or key < self.high)
+
+    def runs(self, table_id: int, version: int, state: State | None) -> Runs:
+        """A table's rows as a version of it has them, with the bulk writes of a transaction."""
+        tablet = self.tablets[table_id]
+        bulk = None if state is None else state.bulk.get(table_id)
+        if bulk is None:
+            return tablet.runs(version)
+        assert isinstance(bulk, Bulk)
+        return tablet.view(bulk.runs(version), version)
+
+    def new_bulk(self, table_id: int) -> Bulk:
+        """For the large inserts of a transaction into a table."""
+        return Bulk(Ingest(self.engine, self.tablets[table_id]))
+
+    def retained(self, needed: int) -> int:
+        """See `Retention.retained`."""
+        participant = self.participant
+        now = max(participant.known_issued, participant.newest_commit_ts)
+        return self.retention.retained(needed, now)
+
+    def note_record(self, kind: int, payload: bytes, index: int) -> None:
+        """A record is durable, or replayed."""
+        participant = self.participant
+        now = max(participant.known_issued, participant.newest_commit_ts)
+        self.retention.note(kind, payload, index, now)
 
     # --- the participant's host
 
     def persist(self, kind: int, payload: bytes, done: Done) -> None:
         # Nobody waits for the record of an outcome that every participant can find out.
         lazy = kind == records.DECIDE
+        index = 0
+
+        def durable(error: StorageError | None) -> None:
+            if error is None:
+                self.applying = index
+                self.note_record(kind, payload, index)
+            done(error)
+
         try:
-            self._engine.append(self.id, kind, payload, done, self.epoch, lazy)
+            index = self.engine.append(self.id, kind, payload, durable, self.epoch, lazy)
         except StorageError as error:  # too long for a record: a failure like any other
             done(error)
+            return
+        self.applying = index
 
     def apply(self, table_id: int, overlay: Mapping[bytes, bytes | None], commit_ts: int) -> None:
         tablet = self.tablets.get(table_id)
-        if tablet is None:
-            return  # dropped meanwhile
+        if tablet is None or self.applying <= tablet.settled_index:
+            return  # dropped meanwhile, or replayed and in a segment already
         tablet.apply(overlay.items(), commit_ts)
+        self.engine.written(tablet)
 
     def apply_section(self, section: Section, commit_ts: int) -> None:
         tablet = self.tablets.get(section.table_id)
-        if tablet is not None:
-            tablet.apply_framed(section.keys, section.rows, section.count, commit_ts)
+        if tablet is None or self.applying <= tablet.settled_index:
+            return
+        if section.links is not None:
+            metas = decode_links(section.links)
+            self.engine.link(tablet, metas, commit_ts, self.applying)
+            return
+        tablet.apply_framed(section.keys, section.rows, section.count, commit_ts)
+        self.engine.written(tablet)
 
-    def new_key_set(self) -> KeySet:
-        return MemKeySet()
+    def restore_bulk(self, section: Section) -> Bulk | None:
+        tablet = self.tablets.get(section.table_id)
+        if tablet is None:
+            return None
+        assert section.links is not None
+        metas = decode_links(section.links)
+        return Bulk(Ingest.restore(self.engine, tablet, metas), large=True)
 
     def new_state_id(self) -> int:
         return int.from_bytes(self._rng.token(8), "little") >> 1 | 1

@@ -7,8 +7,9 @@ as the reader's credit goes.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from typing import Final
 
@@ -16,7 +17,9 @@ import pyarrow as pa
 
 from shardb import limits
 from shardb.errors import SqlError
+from shardb.meta.descriptors import Table
 from shardb.node.ranges import LocalRange
+from shardb.node.relayout import EarlierColumns, positions_at
 from shardb.rpc import messages as m
 from shardb.rpc.transport import ServerStream, error_failure
 from shardb.storage.tablet import Tablet
@@ -75,17 +78,47 @@ class ScanJob:
             return
         columns = list(message.columns)
         extra = sorted({int(c) for c in _COLUMN.findall(message.filter)} - set(columns))
-        scanned = columns + extra
-        types = [
-            arrow_type(table.columns[position].type_code, table.columns[position].typmod)
-            for position in scanned
-        ]
         try:
-            batches = self._tablet.scan(scanned, types, ts, low, high, message.with_key, overlay)
+            batches = self._batches(table, columns + extra, ts, low, high, overlay)
         except (SqlError, ValueError, MemoryError) as error:
             self._stream.end(error_failure(error))
             return
         self._workers.submit(self._run, batches, bool(extra), ts)
+
+    def _batches(
+        self,
+        table: Table,
+        positions: list[int],
+        ts: int,
+        low: bytes,
+        high: bytes,
+        overlay: Mapping[bytes, bytes | None] | None,
+    ) -> Iterator[pa.RecordBatch]:
+        """Batches of the columns that have these positions in the message's schema version."""
+        message = self._message
+        scan = self._tablet.scan
+        earlier = table.at(message.schema_version)
+        kinds = [
+            arrow_type(earlier.columns[position].type_code, earlier.columns[position].typmod)
+            for position in positions
+        ]
+        if earlier is table:
+            return scan(positions, kinds, ts, low, high, message.with_key, overlay)
+        present = positions_at(table, message.schema_version, positions)
+        found = [(at, kind) for at, kind in zip(present, kinds, strict=True) if at >= 0]
+        batches = scan(
+            [at for at, _ in found],
+            [kind for _, kind in found],
+            ts,
+            low,
+            high,
+            message.with_key,
+            overlay,
+        )
+        there = itertools.count()
+        where = [next(there) if at >= 0 else -1 for at in present]
+        names = [f"c{position}" for position in positions]
+        return EarlierColumns(batches, names, kinds, where)
 
     def _woken(self) -> None:
         """Goes on after a wait; an error goes to the reader, not to who ended the wait."""

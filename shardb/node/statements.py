@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -21,13 +21,14 @@ from shardb._core.frames import split_items
 from shardb._core.rowprog import Program
 from shardb.errors import SqlError, StorageError, unsupported
 from shardb.meta.descriptors import Table
+from shardb.node.bulk import Bulk
 from shardb.node.ranges import LocalRange
 from shardb.program import ProgramSpec
 from shardb.rpc import messages as m
 from shardb.rpc.transport import error_failure
 from shardb.txn.locks import LockTable, Waiter
 from shardb.txn.participant import Participant
-from shardb.txn.state import ACTIVE, DONE, Bulk, State
+from shardb.txn.state import ACTIVE, DONE, State
 
 log = logging.getLogger("shardb.node")
 
@@ -171,6 +172,16 @@ class Statement:
         """The coordinator's newest seen timestamp, from the request."""
         raise NotImplementedError
 
+    def room(self) -> Waits:
+        """Waits while flushes and merges cannot keep up; fails with their error if they fail."""
+        engine = self.local.engine
+        while engine.maintenance.pressed:
+            failure = engine.maintenance.failure
+            if failure is not None:
+                raise StorageError(failure.sqlstate, failure.message)
+            engine.maintenance.when_room(self.resume)
+            yield
+
     def lock(
         self,
         state: State,
@@ -210,7 +221,7 @@ class Statement:
         for other in self.participant.bulk_writers:
             if other is not state and other.phase != DONE:
                 bulk = other.bulk.get(table_id)
-                if bulk is not None and bulk.keys.newest(key) is not None:
+                if bulk is not None and bulk.holds(key):
                     return other
         return None
 
@@ -219,6 +230,11 @@ class Statement:
         overlay = state.overlays.get(table_id)
         if overlay is not None and key in overlay:
             return overlay[key]
+        bulk = state.bulk.get(table_id)
+        if bulk is not None:
+            row = bulk.row(key)
+            if row is not None:
+                return row
         found = self.local.tablets[table_id].newest(key)
         if found is None:
             return None
@@ -264,6 +280,8 @@ class RowStatement(Statement):
 
     def _work(self, state: State) -> Waits:
         spec = self.registered.spec
+        if spec.kind != "select":
+            yield from self.room()
         if spec.kind == "insert":
             yield from self._insert(state)
         elif spec.kind == "select":
@@ -287,9 +305,9 @@ class RowStatement(Statement):
         if interval is None:
             return []
         yield from self._settle(table_id, interval)
-        tablet = local.tablets[table_id]
+        runs = local.runs(table_id, 0, state)
         overlay = state.overlay(table_id)
-        return program.candidates(tablet.memtable, TS_MAX, params, overlay, local.low, local.high)
+        return program.candidates(runs, TS_MAX, params, overlay, local.low, local.high)
 
     def _settle(self, table_id: int, interval: tuple[bytes, bytes]) -> Waits:
         """Waits for what is prepared in the interval now; later ones came after the statement."""
@@ -394,16 +412,16 @@ class RowStatement(Statement):
             if skipped:
                 overlay = dict(overlay or {})
                 overlay.update(dict.fromkeys(skipped))
-            memtable = self.local.tablets[table.id].memtable
+            runs = self.local.runs(table.id, 0, state)
             if program.is_points:
                 break
             # Rows that came to match while others were waited for are to be locked as well.
-            found = program.candidates(memtable, TS_MAX, message.params, overlay, low, high)
+            found = program.candidates(runs, TS_MAX, message.params, overlay, low, high)
             keys = [key for key in found if key not in locked]
             if not keys:
                 break
         data, rows, newest_ts = program.select(
-            memtable, TS_MAX, message.params, message.formats, overlay, low, high
+            runs, TS_MAX, message.params, message.formats, overlay, low, high
         )
         state.floor = max(state.floor, newest_ts)
         self.participant.read_at(0, message.floor)
@@ -429,6 +447,7 @@ class WriteStatement(Statement):
         self.start(owner, self._work)
 
     def _work(self, state: State) -> Waits:
+        yield from self.room()
         message = self.message
         keys = split_items(message.keys, message.count)
         deletes = message.mode == "delete"
@@ -481,46 +500,42 @@ class WriteStatement(Statement):
         self, state: State, key: bytes, existing: bytes | None, expected_ts: int
     ) -> None:
         """The row must be the one its new value came from. Own writes cannot have changed."""
-        overlay = state.overlays.get(self.table.id, {})
-        if existing is not None and key in overlay:
+        table_id = self.table.id
+        bulk = state.bulk.get(table_id)
+        own = key in state.overlays.get(table_id, ()) or (bulk is not None and bulk.holds(key))
+        if existing is not None and own:
             return
-        version = self.local.tablets[self.table.id].newest(key)
+        version = self.local.tablets[table_id].newest(key)
         if existing is None or version is None or version[1] != expected_ts:
             raise SqlError("40001", ROW_CHANGED)
 
     def _bulk(self, state: State, keys: list[bytes]) -> Waits:
-        """A large insert: its rows stay framed, a set of its keys stands for their locks."""
+        """A large insert: its rows stay together, and their presence stands for their locks."""
         table_id = self.table.id
-        participant = self.participant
         message = self.message
-        yield from self._wait_for_others(state, keys)
-        bulk = state.bulk.get(table_id)
-        if bulk is None or bulk.stale:
-            fresh = Bulk(self.local.new_key_set())
-            if bulk is not None:
-                fresh.chunks = bulk.chunks
-                for number, count, framed, _ in bulk.chunks:
-                    fresh.keys.put_framed(framed, None, count, number)
-            bulk = state.bulk[table_id] = fresh
-            if state not in participant.bulk_writers:
-                participant.bulk_writers.append(state)
-        tablet = self.local.tablets[table_id]
-        if tablet.memtable.entries:
-            newest = tablet.newest
-            for key in keys:
-                found = newest(key)
-                if found is not None and found[0] is not None:
-                    raise duplicate_key(self.table, None, key)
-        before = bulk.keys.entries
-        bulk.keys.put_framed(message.keys, None, message.count, self.txn.statement)
-        if bulk.keys.entries - before != message.count:
-            bulk.stale = True
-            raise duplicate_key(self.table, None, _repeated(keys, bulk))
+        count = message.count
         if len(message.rows) > limits.RPC_MESSAGE_MAX_BYTES:
             raise SqlError("54000", "a batch of rows is too long")
+        yield from self._wait_for_others(state, keys)
+        existing = self.local.tablets[table_id].runs().first_existing(message.keys, count)
+        if existing >= 0:
+            raise duplicate_key(self.table, None, keys[existing])
+        bulk = state.bulk.get(table_id)
+        if bulk is None:
+            bulk = state.bulk[table_id] = self.local.new_bulk(table_id)
+            if state not in self.participant.bulk_writers:
+                self.participant.bulk_writers.append(state)
+        assert isinstance(bulk, Bulk)
+        held = bulk.first_held(message.keys, count)
+        if held >= 0:
+            raise duplicate_key(self.table, None, keys[held])
         state.grow(len(message.keys) + len(message.rows))
-        state.floor = max(state.floor, participant.newest_commit_ts)
-        bulk.chunks.append((self.txn.statement, message.count, message.keys, message.rows))
+        state.floor = max(state.floor, self.participant.newest_commit_ts)
+        if not bulk.add(self.txn.statement, count, message.keys, message.rows):
+            raise duplicate_key(self.table, None, _repeated(keys))
+        while bulk.ingest.pressed:
+            bulk.ingest.when_room(self.resume)
+            yield
 
     def _wait_for_others(self, state: State, keys: list[bytes]) -> Waits:
         """Waits until no other transaction holds one of the keys."""
@@ -529,32 +544,23 @@ class WriteStatement(Statement):
             blocker: State | None = None
             for other in self.participant.bulk_writers:
                 held = None if other is state else other.bulk.get(table_id)
-                if held is not None and any(held.keys.newest(key) is not None for key in keys):
+                if held is not None and held.first_held(self.message.keys, len(keys)) >= 0:
                     blocker = other
                     break
             if blocker is None and len(self.locks):
-                for key in keys:
-                    holders: list[Any] = self.locks.holders((table_id, key))
-                    others = [holder for holder in holders if holder is not state]
-                    if others:
-                        blocker = others[0]
-                        break
+                blocker = self.locks.first_holder(table_id, keys, state)
             if blocker is None:
                 return
             yield from self.await_end(state, blocker)
 
 
-def _repeated(keys: list[bytes], bulk: Bulk) -> bytes:
-    """A key that comes twice in a batch, or in an earlier one too."""
+def _repeated(keys: list[bytes]) -> bytes:
+    """A key that comes twice in a batch."""
     seen: set[bytes] = set()
     for key in keys:
         if key in seen:
             return key
         seen.add(key)
-    for _, count, framed, _ in bulk.chunks:
-        for key in split_items(framed, count):
-            if key in seen:
-                return key
     return keys[0]
 
 

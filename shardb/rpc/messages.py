@@ -151,6 +151,18 @@ class Written(Message, frozen=True, tag=True):
     newest_ts: int
 
 
+class Bound(msgspec.Struct, frozen=True, array_like=True):
+    """What a scan's filter implies for one column: its values lie within `[low, high]`.
+
+    Both are keys of that one column (`KeyCodec` with (type_code, typmod, False, False)); an empty
+    one does not bound. A row with NULL in the column does not pass the filter either.
+    """
+
+    column: int
+    low: bytes
+    high: bytes
+
+
 class Scan(Message, frozen=True, tag=True):
     """Reads `[start, end)` of one table in one range at `read_ts`, as a stream of Arrow chunks.
 
@@ -158,6 +170,9 @@ class Scan(Message, frozen=True, tag=True):
     columns at the end. `filter`: engine SQL over the column names `c0, c1, ...` (by table position)
     or empty; bound and printed by the coordinator, never a client's text.
     The transaction's own writes are seen if `txn` is given.
+    `schema_version`: the version of the table whose column positions are meant, here and in the
+    answer; 0 is the shard's present one. `bounds` follow from the filter and are hints: rows
+    outside may be left out early.
     """
 
     range_id: int
@@ -169,6 +184,8 @@ class Scan(Message, frozen=True, tag=True):
     with_key: bool
     filter: str
     txn: TxnRef | None
+    schema_version: int = 0
+    bounds: tuple[Bound, ...] = ()
 
 
 class Chunk(Message, frozen=True, tag=True):
@@ -259,7 +276,11 @@ class Outcome(Message, frozen=True, tag=True):
 
 
 class InstallTable(Message, frozen=True, tag=True):
-    """Creates (idempotently) a range if needed and a table's tablet in it."""
+    """Creates (idempotently) a range if needed and a table's tablet in it.
+
+    A newer descriptor of a table that is there replaces it: from then on rows and programs of its
+    schema version come too, beside those of earlier ones.
+    """
 
     range: Range
     table: Table

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Final, Protocol
 
 import msgspec
@@ -309,7 +309,7 @@ class Stream:
         self._end = message
         self._wake.set()
 
-    async def items(self) -> AsyncIterator[m.Message]:
+    async def items(self) -> AsyncGenerator[m.Message, None]:
         """Yields the items, then the final message; SqlError if it is a Failure."""
         try:
             while True:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
@@ -24,8 +25,9 @@ from shardb.env import Background, Files, Lock, Rng
 from shardb.errors import StorageError
 from shardb.storage import jobs
 from shardb.storage.edits import Edit, TabletKey, TabletState
-from shardb.storage.failures import storage_error
-from shardb.storage.log import Log, LogRecord, OnDurable
+from shardb.storage.failures import OnDurable, storage_error
+from shardb.storage.log import Log
+from shardb.storage.logfile import LogRecord
 from shardb.storage.maintenance import Maintenance
 from shardb.storage.manifest import Manifest
 from shardb.storage.memory import MemoryBudget
@@ -49,8 +51,8 @@ class Owner(Protocol):
     def replay(self, engine: Engine, record: LogRecord) -> None:
         """Carries out a log record again."""
 
-    def retained(self, range_id: int) -> int:
-        """The least index of the range's log that is needed for more than tablets' rows."""
+    def retained(self, range_id: int, needed: int) -> int:
+        """The least index of the range's log that is needed; tablets need all from `needed` on."""
 
     def gc_ts(self) -> int:
         """Versions that only snapshots below it need may go; 0: none."""
@@ -90,6 +92,7 @@ class Engine:
         self._leaving: dict[TabletKey, Tablet] = {}  # dropped, and the manifest knows them still
         self._private: set[int] = set()  # segments of transactions that are not committed
         self._snapshots: dict[int, int] = {}  # timestamps of running scans, and how many
+        self._snapshots_lock = threading.Lock()
         self.maintenance = Maintenance(self)
         try:
             self._lock, found = _open_directory(path, files)
@@ -187,9 +190,7 @@ class Engine:
     def cut_log(self) -> None:
         """Lets go of log files that nothing needs."""
         assert self._log is not None
-        needed: dict[int, int] = {}
-        for range_id in self._indexes:
-            needed[range_id] = self._owner.retained(range_id)
+        needed = dict.fromkeys(self._indexes, ALL)
         for key, tablet in self.tablets.items():
             if key in self._unrecorded:
                 needed[key[0]] = 0
@@ -197,6 +198,9 @@ class Engine:
                 needed[key[0]] = min(needed.get(key[0], ALL), tablet.settled_index + 1)
         for key in self._leaving:
             needed[key[0]] = 0
+        for range_id, index in needed.items():
+            if index:
+                needed[range_id] = self._owner.retained(range_id, index)
         self._log.cut(needed)
 
     # --- tablets
@@ -346,6 +350,10 @@ class Engine:
         """These belong to a transaction that may commit yet."""
         self._private.update(numbers)
 
+    def has_segment(self, meta: SegmentMeta) -> bool:
+        """True if its file is there."""
+        return self.files.exists(jobs.segment_path(self.segments_path, meta.number))
+
     def remove_later(self, numbers: Iterable[int]) -> None:
         """Removes segments that nothing names any more, in the background."""
         gone = list(numbers)
@@ -360,20 +368,23 @@ class Engine:
 
     def gc_ts(self) -> int:
         """Versions that no snapshot at or above it can see may go."""
-        oldest = min(self._snapshots, default=ALL)
+        with self._snapshots_lock:
+            oldest = min(self._snapshots, default=ALL)
         return min(self._owner.gc_ts(), oldest)
 
     def hold(self, ts: int) -> None:
-        """A scan at this snapshot begins."""
-        self._snapshots[ts] = self._snapshots.get(ts, 0) + 1
+        """A scan at this snapshot begins. From any thread, as is `release`."""
+        with self._snapshots_lock:
+            self._snapshots[ts] = self._snapshots.get(ts, 0) + 1
 
     def release(self, ts: int) -> None:
         """It has ended."""
-        left = self._snapshots[ts] - 1
-        if left:
-            self._snapshots[ts] = left
-        else:
-            del self._snapshots[ts]
+        with self._snapshots_lock:
+            left = self._snapshots[ts] - 1
+            if left:
+                self._snapshots[ts] = left
+            else:
+                del self._snapshots[ts]
 
     # --- figures
 

@@ -15,6 +15,9 @@ import pyarrow as pa
 
 from shardb import limits
 from shardb._core.crc32c import crc32c
+from shardb._core.rowcodec import RowLayout
+from shardb._core.runmerge import RunMerge
+from shardb._core.runs import Piece
 from shardb._core.segment import Segment
 from shardb.env import Files, OutputFile
 from shardb.errors import StorageError
@@ -26,6 +29,7 @@ from shardb.storage.segmentformat import (
     file_name,
 )
 from shardb.storage.segmentwriter import SegmentWriter
+from shardb.types import arrow_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,24 @@ class Target:
     version: int
     codec: str
     link_ts: int = 0
+
+
+def merge(
+    sources: Sequence[Piece],
+    layout: RowLayout,
+    columns: Sequence[SegmentColumn],
+    gc_ts: int,
+    drop_tombstones: bool,
+) -> RunMerge:
+    """What to write: all rows of sources, newest first, in one layout. See `RunMerge`."""
+    return RunMerge(
+        sources,
+        layout,
+        [column.name for column in columns],
+        [arrow_type(column.type_code, column.typmod) for column in columns],
+        gc_ts=gc_ts,
+        drop_tombstones=drop_tombstones,
+    )
 
 
 def segment_path(directory: str, number: int) -> str:

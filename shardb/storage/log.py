@@ -15,41 +15,30 @@ It must not look into payloads, and knows nothing of tables.
 from __future__ import annotations
 
 import errno
-import struct
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-import msgspec
-
 from shardb import limits
-from shardb._core.crc32c import crc32c
 from shardb.env import NEW_SUFFIX, AppendFile, Files, MakingFile, Rng, SyncFailed
 from shardb.errors import StorageError
+from shardb.storage.failures import NO_ROOM, OnDurable, storage_error, tell
+from shardb.storage.logfile import (
+    FILE_HEADER_BYTES,
+    KIND_BATCH,
+    NOT_BEGUN,
+    RECORD,
+    TOKEN_BYTES,
+    LogRecord,
+    RecordReader,
+    encode_file_header,
+    encode_head,
+    is_zero,
+    marker_after,
+    read_file_header,
+)
 
-MAGIC: Final = b"SHRDBLOG"
-VERSION: Final = 2
-FILE_HEADER: Final = struct.Struct("<8sIQQ8s")  # magic, version, number, previous size, token
-FILE_HEADER_BYTES: Final = FILE_HEADER.size + 4  # and its CRC32C
-PREFIX: Final = struct.Struct("<II")  # length of what follows the CRC, CRC32C of it
-RECORD: Final = struct.Struct("<QIQB")  # range, epoch, index, kind
-RECORD_HEADER_BYTES: Final = PREFIX.size + RECORD.size
-TOKEN_BYTES: Final = 8
-NOT_BEGUN: Final = (1 << 64) - 1  # the previous size in a file that is only made ahead
-KIND_BATCH: Final = 0  # the marker; all other kinds belong to the users of the log
 FILE_SUFFIX: Final = ".log"
-NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-OnDurable = Callable[[StorageError | None], None]
-
-
-class LogRecord(msgspec.Struct, frozen=True, gc=False):
-    """One record as appended; `index` grows within a range, with gaps after failed appends."""
-
-    range_id: int
-    epoch: int
-    index: int
-    kind: int
-    payload: bytes
 
 
 class _NextFile(NamedTuple):
@@ -58,22 +47,20 @@ class _NextFile(NamedTuple):
     size_bytes: int
 
 
+class _ClosedFile(NamedTuple):
+    """A file that others follow, and the last index of each range in it."""
+
+    number: int
+    size_bytes: int
+    last: Mapping[int, int]
+
+
 class _Waiting(NamedTuple):
+    range_id: int
+    log_index: int
     head: bytes
     payload: bytes
     on_durable: OnDurable
-
-
-def encode_head(range_id: int, epoch: int, index: int, kind: int, payload: bytes) -> bytes:
-    """All of a record but its payload."""
-    fields = RECORD.pack(range_id, epoch, index, kind)
-    return PREFIX.pack(RECORD.size + len(payload), crc32c(payload, crc32c(fields))) + fields
-
-
-def encode_file_header(number: int, previous_size: int, token: bytes) -> bytes:
-    """The first bytes of a file. `previous_size` is where the file before it ends, 0 if none."""
-    header = FILE_HEADER.pack(MAGIC, VERSION, number, previous_size, token)
-    return header + crc32c(header).to_bytes(4, "little")
 
 
 class Log:
@@ -101,6 +88,9 @@ class Log:
         self._end = 0
         self._size = 0
         self._file: AppendFile | None = None
+        # The last index of each range in that file, and in those before it, oldest first.
+        self._last: dict[int, int] = {}
+        self._closed: deque[_ClosedFile] = deque()
         # The next file: being made, made, being begun. It is due once this one ends past `_due_at`.
         self._making: MakingFile | None = None
         self._next: _NextFile | None = None
@@ -141,7 +131,7 @@ class Log:
         if RECORD.size + len(payload) > limits.LOG_RECORD_MAX_BYTES:
             raise StorageError("54000", f"log record of {len(payload)} bytes is too long")
         head = encode_head(range_id, epoch, index, kind, payload)
-        self._pending.append(_Waiting(head, payload, on_durable))
+        self._pending.append(_Waiting(range_id, index, head, payload, on_durable))
         if not lazy:
             self._hurry = True
         if not self._busy and not self._dead and not self._starting:
@@ -151,6 +141,32 @@ class Log:
                 self._files.call_later(0, self._turn_ended)
             else:
                 self._start_if_due()
+
+    def cut(self, needed: Mapping[int, int]) -> int:
+        """Removes the oldest files that nobody needs, and returns how many bytes they had.
+
+        `needed` has the first index that is needed of each range; nothing is of one that is not in
+        it. A file goes, durably, when nothing in it is needed and all before it are gone; the one
+        that is written stays.
+        """
+        assert self._file is not None
+        freed = 0
+        while self._closed and not self._dead:
+            oldest = self._closed[0]
+            if any(
+                range_id in needed and index >= needed[range_id]
+                for range_id, index in oldest.last.items()
+            ):
+                break
+            try:
+                # One by one, or a power failure might leave a gap.
+                self._files.remove(self._path(oldest.number))
+            except OSError as error:
+                self._die("remove a log file", error)
+                break
+            self._closed.popleft()
+            freed += oldest.size_bytes
+        return freed
 
     def close(self) -> None:
         """Writes what is waiting and a last marker, tells the callbacks, and closes the files."""
@@ -240,12 +256,14 @@ class Log:
         self.records += len(batch)
         self._in_flight = []
         self._busy = False
+        for waiting in batch:
+            self._last[waiting.range_id] = waiting.log_index
         small = self._in_flight_bytes <= limits.LOG_ZEROED_BATCH_MAX_BYTES
         if small or self._end >= self._file_target_bytes:
             self._make_next_if_due()
         if not self._dead:
             self._start_if_due()
-        _tell(batch, None)
+        tell((waiting.on_durable for waiting in batch), None)
 
     def _fail(self, error: OSError) -> None:
         """Takes back what a failed write left, and tells all that counted on it."""
@@ -272,8 +290,7 @@ class Log:
             return
         self._pending = []
         self._busy = False
-        told = _error("write to the log", error)
-        _tell(lost, told)
+        tell((waiting.on_durable for waiting in lost), storage_error("write to the log", error))
 
     def _finish(self, error: OSError | None) -> None:
         """The last marker is durable; if not, the log is as after a crash and as good."""
@@ -281,7 +298,7 @@ class Log:
     def _die(self, what: str, error: OSError) -> None:
         """Nothing is acknowledged from here on."""
         self._dead = True
-        self._on_fatal(_error(what, error))
+        self._on_fatal(storage_error(what, error))
 
     # --- the next file
 
@@ -345,7 +362,8 @@ class Log:
         assert self._file is not None
         if error is None:
             self._file.close()
-            self._file = file
+            self._closed.append(_ClosedFile(self._number, self._size, self._last))
+            self._file, self._last = file, {}
             self._number, self._token = coming.number, coming.token
             self._end = FILE_HEADER_BYTES
             self._size = coming.size_bytes
@@ -391,6 +409,8 @@ class Log:
         if not numbers:
             self._make_first()
             return
+        # A killed process may have left a file whose name is not durable yet.
+        self._files.sync_directory(self._directory)
         if self._is_made_ahead(numbers[-1]):
             ahead = numbers.pop()
             if not numbers:
@@ -412,81 +432,54 @@ class Log:
     def _is_made_ahead(self, number: int) -> bool:
         """True if the last file has not been begun; then it is the next."""
         path = self._path(number)
-        token, before = self._check_file_header(path, number, self._head(path))
-        if before != NOT_BEGUN:
+        header = read_file_header(self._files, path, number)
+        if header.previous_size != NOT_BEGUN:
             return False
-        data = self._files.read(path)
-        if not _is_zero(data, FILE_HEADER_BYTES):
+        if not is_zero(self._files, path, FILE_HEADER_BYTES):
             raise StorageError("XX001", f"log file {path} is damaged: not begun, but not empty")
-        self._next = _NextFile(number, token, len(data))
+        self._next = _NextFile(number, header.token, self._files.size(path))
         return True
-
-    def _head(self, path: str) -> bytes:
-        return self._files.read(path, FILE_HEADER_BYTES)
 
     def _replay_closed(self, number: int, replay: Callable[[LogRecord], None]) -> None:
         """A file that others follow: it ends where the next one says, zeros or not thereafter."""
         path, after = self._path(number), self._path(number + 1)
-        _, size = self._check_file_header(after, number + 1, self._head(after))
-        if size == NOT_BEGUN:
+        end = read_file_header(self._files, after, number + 1).previous_size
+        if end == NOT_BEGUN:
             raise StorageError("XX001", f"log file {after} is damaged: not begun, but not the last")
-        data = self._files.read(path, size)
-        self._check_file_header(path, number, data)
-        if len(data) != size:
-            raise StorageError("XX001", f"log file {path} has {len(data)} bytes, not {size}")
-        end = _replay_file(data, replay)
-        if end != size:
-            raise _damaged(path, end)
+        read_file_header(self._files, path, number)
+        size = self._files.size(path)
+        if size < end:
+            raise StorageError("XX001", f"log file {path} has {size} bytes, not {end}")
+        found = self._replay_file(path, end, replay)
+        if found != end:
+            raise _damaged(path, found)
+        self._closed.append(_ClosedFile(number, size, self._last))
+        self._last = {}
 
     def _replay_last(self, number: int, replay: Callable[[LogRecord], None]) -> None:
         """The file to go on with: zeros may follow its records, or what a torn write left."""
         path = self._path(number)
-        data = self._files.read(path)
-        token, _ = self._check_file_header(path, number, data)
-        end = _replay_file(data, replay)
-        if _marker_after(data, end, token):
+        token = read_file_header(self._files, path, number).token
+        size = self._files.size(path)
+        end = self._replay_file(path, size, replay)
+        if marker_after(self._files, path, end, token):
             raise _damaged(path, end)
         self._number, self._token = number, token
-        self._end, self._size = end, len(data)
+        self._end, self._size = end, size
         self._file = self._files.open_append(path, end)
-        if not _is_zero(data, end):
+        if not is_zero(self._files, path, end):
             self._file.truncate(end)
             self._size = end
         # What a killed process wrote but did not sync has been replayed: make it durable.
         self._file.sync()
 
-    @staticmethod
-    def _check_file_header(path: str, number: int, data: bytes) -> tuple[bytes, int]:
-        """The file's token and the size of the file before it."""
-        header = data[: FILE_HEADER.size]
-        checksum = int.from_bytes(data[FILE_HEADER.size : FILE_HEADER_BYTES], "little")
-        if len(data) < FILE_HEADER_BYTES or crc32c(header) != checksum:
-            raise StorageError("XX001", f"log file {path} is damaged at offset 0: bad file header")
-        magic, version, found, previous_size, token = FILE_HEADER.unpack(header)
-        if magic != MAGIC or found != number:
-            raise StorageError("XX001", f"{path} is not log file number {number}")
-        if version > VERSION:
-            raise StorageError(
-                "0A000", f"log file {path} has format {version}, this shardb reads up to {VERSION}"
-            )
-        return token, previous_size
-
-
-def _tell(batch: list[_Waiting], error: StorageError | None) -> None:
-    """Calls all callbacks; if some fail, the first one's error is raised when all were called."""
-    failure: Exception | None = None
-    for waiting in batch:
-        try:
-            waiting.on_durable(error)
-        except Exception as raised:
-            failure = failure or raised
-    if failure is not None:
-        raise failure
-
-
-def _error(what: str, error: OSError) -> StorageError:
-    sqlstate = "53100" if error.errno in NO_ROOM else "58030"
-    return StorageError(sqlstate, f"could not {what}: {error.strerror}")
+    def _replay_file(self, path: str, end: int, replay: Callable[[LogRecord], None]) -> int:
+        """Replays one file's records; returns the offset of the first bad one, or `end`."""
+        records, last = RecordReader(self._files, path, end), self._last
+        for record in records:
+            last[record.range_id] = record.index
+            replay(record)
+        return records.end
 
 
 def _damaged(path: str, offset: int) -> StorageError:
@@ -494,57 +487,3 @@ def _damaged(path: str, offset: int) -> StorageError:
         "XX001",
         f"log file {path} is damaged at offset {offset}: bad record before durable data",
     )
-
-
-def _is_zero(data: bytes, start: int) -> bool:
-    """True if all bytes from `start` on are zeros."""
-    with memoryview(data) as view:
-        return all(
-            view[at : at + limits.MIB] == bytes(min(limits.MIB, len(data) - at))
-            for at in range(start, len(data), limits.MIB)
-        )
-
-
-def _replay_file(data: bytes, replay: Callable[[LogRecord], None]) -> int:
-    """Replays one file's records; returns the offset of the first bad one, or the end."""
-    offset = FILE_HEADER_BYTES
-    while offset < len(data):
-        record = read_record(data, offset)
-        if record is None:
-            break
-        offset += RECORD_HEADER_BYTES + len(record.payload)
-        if record.kind != KIND_BATCH:
-            replay(record)
-    return offset
-
-
-def read_record(data: bytes, offset: int) -> LogRecord | None:
-    """The record at `offset`, or None if there is no whole record with the right checksum."""
-    start = offset + PREFIX.size
-    if start + RECORD.size > len(data):
-        return None
-    length, checksum = PREFIX.unpack_from(data, offset)
-    if length < RECORD.size or start + length > len(data):
-        return None
-    with memoryview(data) as view, view[start : start + length] as body:
-        if crc32c(body) != checksum:
-            return None
-    range_id, epoch, index, kind = RECORD.unpack_from(data, start)
-    payload = data[start + RECORD.size : start + length]
-    return LogRecord(range_id, epoch, index, kind, payload)
-
-
-def _marker_after(data: bytes, offset: int, token: bytes) -> bool:
-    """True if a batch begins after `offset`: what is at `offset` was durable before it was written.
-
-    A marker holds the file's random token and its own offset, so no client's bytes pass for one.
-    """
-    found = data.find(token, offset)
-    while found >= 0:
-        start = found - RECORD_HEADER_BYTES
-        if start > offset:
-            record = read_record(data, start)
-            if record is not None and record.kind == KIND_BATCH and record.index == start:
-                return True
-        found = data.find(token, found + 1)
-    return False

@@ -162,10 +162,11 @@ class Maintenance:
     def _flush(self, tablet: Tablet, item: Frozen) -> None:
         engine = self._engine
         schema = tablet.schema
-        work = RunMerge(
-            [(item.memtable, None)], schema.layout(item.version), engine.gc_ts(), False
+        columns = schema.columns_of(item.version)
+        work = jobs.merge(
+            [(item.memtable, None)], schema.layout(item.version), columns, engine.gc_ts(), False
         )
-        target = engine.target(tablet, item.order, schema.columns_of(item.version), item.version)
+        target = engine.target(tablet, item.order, columns, item.version)
         self._flushing = tablet
         self._work.add(work)
 
@@ -254,9 +255,12 @@ class Maintenance:
         except StorageError as error:
             self._block(tablet, error)
             return
-        work = RunMerge(sources, tablet.schema.layout(version), gc_ts, choice.bottom)
+        columns = tablet.schema.columns
+        work = jobs.merge(
+            sources, tablet.schema.layout(version), columns, gc_ts, choice.bottom
+        )
         order = max(meta.order for meta in inputs)
-        target = engine.target(tablet, order, tablet.schema.columns, version)
+        target = engine.target(tablet, order, columns, version)
         self._merging = tablet
         self._work.add(work)
 

@@ -9,7 +9,7 @@ neither a holder nor an earlier waiter, but for an upgrade, which goes before th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 from shardb import limits
@@ -148,6 +148,23 @@ class LockTable:
         """Who holds a lock now."""
         lock = self._locks.get(key)
         return [] if lock is None else list(lock.holders)
+
+    def first_holder(self, table_id: int, keys: Sequence[bytes], owner: Owner) -> Any | None:
+        """Somebody else who holds one of these keys of a table, or None. For many keys."""
+        locks = self._locks
+        if len(locks) < len(keys):
+            held = [key for table, key in locks if table == table_id]
+            if not held:
+                return None
+            wanted = set(keys)
+            keys = [key for key in held if key in wanted]
+        for key in keys:
+            lock = locks.get((table_id, key))
+            if lock is not None:
+                for holder in lock.holders:
+                    if holder is not owner:
+                        return holder
+        return None
 
     def _grant(self, key: Key, lock: _Lock) -> list[Callable[[], None]]:
         grants: list[Callable[[], None]] = []

@@ -31,7 +31,7 @@ from shardb.txn.state import (
     DONE,
     PREPARED,
     PREPARING,
-    KeySet,
+    BulkWrites,
     Reply,
     State,
 )
@@ -52,10 +52,10 @@ class Host(Protocol):
         """Makes rows visible from `commit_ts` on."""
 
     def apply_section(self, section: Section, commit_ts: int) -> None:
-        """The same for framed rows."""
+        """The same for framed rows, or for segments."""
 
-    def new_key_set(self) -> KeySet:
-        """An empty set of keys."""
+    def restore_bulk(self, section: Section) -> BulkWrites | None:
+        """What a prepared transaction's section names; None if the table has been dropped."""
 
     def new_state_id(self) -> int:
         """A random number, not 0."""
@@ -236,6 +236,23 @@ class Participant:
         Nothing is logged for a transaction that wrote nothing.
         """
         self.note(known_issued)
+        if state.bulk:
+
+            def sealed(error: StorageError | None) -> None:
+                if error is not None:
+                    self._remember(state.txn_id, ABORTED_TS, self.known_issued)
+                    self._end(state)
+                    done(0, error)
+                else:
+                    self._commit_sealed(state, floor, done)
+
+            self._seal(state, sealed)
+        else:
+            self._commit_sealed(state, floor, done)
+
+    def _commit_sealed(
+        self, state: State, floor: int, done: Callable[[int, StorageError | None], None]
+    ) -> None:
         commit_ts = self._assign(state, floor)
         if not state.has_writes:
             self._end(state)
@@ -282,6 +299,9 @@ class Participant:
         if state is None or state.state_id != txn.state_id or state.phase != ACTIVE:
             self.refuse(txn.txn_id, txn.txn_ts, "the transaction was lost by a shard", reply)
             return
+        if state.sealing:
+            state.after.append(lambda: self.commit_message(message, reply))
+            return
         try:
             state.keep(message.statements)
         except SqlError as error:
@@ -309,12 +329,32 @@ class Participant:
         if state is None or state.state_id != txn.state_id:
             self.refuse(txn.txn_id, txn.txn_ts, "the transaction was lost by a shard", reply)
             return
+        if state.sealing:
+            state.after.append(lambda: self.prepare(message, reply))
+            return
         try:
             state.keep(message.statements)
         except SqlError as error:
             self.refuse(txn.txn_id, txn.txn_ts, error.message, reply)
             return
         self.note(message.known_issued)
+        if not state.bulk:
+            self._prepare_sealed(state, message, reply)
+            return
+        found = state
+
+        def sealed(error: StorageError | None) -> None:
+            if error is not None:
+                self._remember(txn.txn_id, ABORTED_TS, self.known_issued)
+                self._end(found)
+                reply(m.Failure(error.sqlstate, error.message, aborted=True))
+            else:
+                self._prepare_sealed(found, message, reply)
+
+        self._seal(state, sealed)
+
+    def _prepare_sealed(self, state: State, message: m.Prepare, reply: Reply) -> None:
+        txn = message.txn
         state.participants = message.participants
         state.min_commit_ts = self._assign(state, message.floor)
         payload = records.encode_prepare(
@@ -426,6 +466,12 @@ class Participant:
         state.min_commit_ts = record.min_commit_ts
         state.participants = record.participants
         for section in record.sections:
+            if section.links is not None:
+                bulk = self.host.restore_bulk(section)
+                if bulk is not None:
+                    state.bulk[section.table_id] = bulk
+                    self.bulk_writers.append(state)
+                continue
             keys = _items(section.keys, section.count)
             rows: Sequence[bytes | None] = (
                 [None] * section.count
@@ -480,6 +526,28 @@ class Participant:
 
         return durable
 
+    def _seal(self, state: State, done: Done) -> None:
+        """Has the bulk writes made ready for the log; `done` unless the state ends meanwhile.
+
+        The state stays active until then: it has promised nothing.
+        """
+        state.sealing = True
+        left = list(state.bulk.items())
+
+        def step(error: StorageError | None) -> None:
+            if state.phase == ACTIVE:
+                if error is None and left:
+                    table_id, bulk = left.pop()
+                    bulk.when_ready(state.overlays.get(table_id), step)
+                    return
+                state.sealing = False
+                done(error)
+            after, state.after = state.after, []
+            for call in after:
+                call()
+
+        step(None)
+
     def _assign(self, state: State, floor: int) -> int:
         ts = max(self.max_read_ts, floor, state.floor) + 1
         # Each request brings a fresh oracle timestamp, so this cannot happen (PROTOCOL 1).
@@ -487,11 +555,13 @@ class Participant:
         return ts
 
     def _apply(self, state: State, commit_ts: int) -> None:
-        for table_id, overlay in state.overlays.items():
-            self.host.apply(table_id, overlay, commit_ts)
         for table_id, bulk in state.bulk.items():
-            for _, count, keys, rows in bulk.chunks:
-                self.host.apply_section(Section(table_id, count, keys, rows), commit_ts)
+            for section in bulk.sections(table_id):
+                self.host.apply_section(section, commit_ts)
+            bulk.close(True)
+        for table_id, overlay in state.overlays.items():
+            if table_id not in state.bulk or not state.bulk[table_id].absorbed:
+                self.host.apply(table_id, overlay, commit_ts)
         self._raise(commit_ts)
 
     def _raise(self, commit_ts: int) -> None:
@@ -507,6 +577,8 @@ class Participant:
         self.prepared.pop(state.txn_id, None)
         if state.bulk:
             self.bulk_writers = [other for other in self.bulk_writers if other is not state]
+            for bulk in state.bulk.values():
+                bulk.close(False)
         waiters, state.waiters = state.waiters, []
         grants = self.locks.release_all(state)
         # Readers first: the next writer would put itself in their way at once, for ever.

@@ -3,8 +3,9 @@
 Each payload begins with a version byte; a reader refuses versions it does not know. Numbers are
 little-endian. Writes travel as sections: all rows put into, or all keys deleted from, one table.
 
-    section    u64 table id | u8 1 put, 2 delete | u32 count | u64 key bytes | u64 row bytes
-               | keys | rows          (both as `u32 length, bytes` items; no rows if deleted)
+    section    u64 table id | u8 1 put, 2 delete, 3 link | u32 count | u64 key bytes | u64 row bytes
+               | keys | rows          (both as `u32 length, bytes` items; no rows if deleted;
+                                       of a link no keys, and as rows the names of its segments)
     commit     u8 version | 16 txn id | u64 commit_ts | u32 sections | sections
     prepare    u8 version | 16 txn id | u64 state id | u64 min_commit_ts
                | u32 length, msgpack [participants, locks] | u32 sections | sections
@@ -36,6 +37,7 @@ DROP: Final = 6
 
 PUT: Final = 1
 DELETE: Final = 2
+LINK: Final = 3
 
 _SECTION: Final = struct.Struct("<QBIQQ")
 _COMMIT: Final = struct.Struct("<B16sQI")
@@ -44,12 +46,16 @@ _OUTCOME: Final = struct.Struct("<B16sQ")
 
 
 class Section(NamedTuple):
-    """Rows of one table: `keys` and `rows` as items; `rows` is None where the keys are deleted."""
+    """Rows of one table: `keys` and `rows` as items; `rows` is None where the keys are deleted.
+
+    With `links` there are neither: the rows are in segments, which it names, opaque to transactions.
+    """
 
     table_id: int
     count: int  # type: ignore[assignment]
     keys: bytes
     rows: bytes | None
+    links: bytes | None = None
 
 
 class LockedKey(msgspec.Struct, frozen=True, array_like=True):
@@ -98,8 +104,9 @@ class Drop(msgspec.Struct, frozen=True, array_like=True):
 
 
 def _put_sections(parts: list[bytes], sections: Sequence[Section]) -> None:
-    for table_id, count, keys, rows in sections:
-        kind = DELETE if rows is None else PUT
+    for table_id, count, keys, rows, links in sections:
+        kind = LINK if links is not None else DELETE if rows is None else PUT
+        rows = rows if links is None else links
         parts.append(_SECTION.pack(table_id, kind, count, len(keys), len(rows or b"")))
         parts.append(keys)
         if rows:
@@ -128,6 +135,11 @@ def encode_prepare(record: Prepare) -> bytes:
 def encode_outcome(txn_id: bytes, ts: int) -> bytes:
     """A decide or abort record."""
     return _OUTCOME.pack(VERSION, txn_id, ts)
+
+
+def txn_id_of(payload: bytes) -> bytes:
+    """The transaction that a commit, prepare, decide or abort record is of."""
+    return payload[1:17]
 
 
 def encode_install(range_: Range, table: Table) -> bytes:
@@ -159,11 +171,14 @@ def _get_sections(payload: bytes, at: int, count: int) -> list[Section]:
         table_id, kind, rows, key_bytes, row_bytes = _SECTION.unpack_from(payload, at)
         at += _SECTION.size
         end = at + key_bytes + row_bytes
-        if end > len(payload) or kind not in (PUT, DELETE):
+        if end > len(payload) or kind not in (PUT, DELETE, LINK):
             raise _damaged("a section is malformed")
         keys = payload[at : at + key_bytes]
-        data = payload[at + key_bytes : end] if kind == PUT else None
-        sections.append(Section(table_id, rows, keys, data))
+        data = None if kind == DELETE else payload[at + key_bytes : end]
+        if kind == LINK:
+            sections.append(Section(table_id, rows, keys, None, data))
+        else:
+            sections.append(Section(table_id, rows, keys, data))
         at = end
     if at != len(payload):
         raise _damaged("there is more than its sections")

@@ -1,20 +1,20 @@
 """What a transaction has on one range before its outcome: buffered writes, locks, statements.
 
 Writes are numbered by statement so that failed statements and savepoints take back theirs. Few rows
-are kept row by row (`overlay`, seen by the transaction's own reads); large batches stay as the
-framed bytes they came in, with a set of their keys that stands for their row locks.
+are kept row by row (`overlay`, seen by the transaction's own reads); large batches are the host's
+(`BulkWrites`), and the presence of a key there stands for its row lock.
 
-Invariant: a table's writes are all in its overlay or all in bulk, never in both.
+Of a table that has both, the overlay's writes came after all of the bulk's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
 from shardb import limits
-from shardb._core.frames import join_items, split_items
-from shardb.errors import SqlError
+from shardb._core.frames import join_items
+from shardb.errors import SqlError, StorageError
 from shardb.rpc.messages import Message, Participant
 from shardb.txn.locks import Key
 from shardb.txn.records import Section
@@ -36,24 +36,46 @@ MISSING: Final = _Missing()
 Previous = bytes | None | _Missing
 
 
-class KeySet(Protocol):
-    """A set of keys (a memtable of deletions): presence is `newest(key) is not None`."""
+class BulkWrites(Protocol):
+    """Large inserts into one table: rows that were not there, each key once; their keys are locked.
+
+    A bulk stays with its transaction until `close`, which is called once.
+    """
 
     @property
-    def entries(self) -> int: ...
-    def newest(self, key: bytes) -> tuple[bytes | None, int] | None: ...
-    def put_framed(self, keys: bytes, rows: bytes | None, count: int, commit_ts: int) -> None: ...
+    def absorbed(self) -> bool:
+        """True if the table's overlay is part of it now."""
 
+    def holds(self, key: bytes) -> bool:
+        """True if a row with this key is in it."""
 
-class Bulk:
-    """Large inserts into one table: (statement, count, keys, rows), and the set of their keys."""
+    def row(self, key: bytes) -> bytes | None:
+        """That row."""
 
-    __slots__ = ("chunks", "keys", "stale")
+    def first_held(self, keys: bytes, count: int) -> int:
+        """The number of the first of these framed keys that is in it, -1 if none."""
 
-    def __init__(self, keys: KeySet) -> None:
-        self.keys = keys
-        self.stale = False  # the set also has keys of chunks that were taken back
-        self.chunks: list[tuple[int, int, bytes, bytes]] = []
+    def undo(self, statement: int) -> None:
+        """Takes back the rows of all statements after `statement`."""
+
+    def keep(self, live: Iterable[int]) -> None:
+        """Drops the rows of all statements but these."""
+
+    def when_ready(
+        self,
+        overlay: Mapping[bytes, bytes | None] | None,
+        call: Callable[[StorageError | None], None],
+    ) -> None:
+        """Calls, perhaps at once, when `sections` can be logged, or with the error.
+
+        What needs it is durable then. A large one takes the `overlay` in as well.
+        """
+
+    def sections(self, table_id: int) -> list[Section]:
+        """The rows, or the files they are in, as a log record has them."""
+
+    def close(self, committed: bool) -> None:
+        """The transaction has ended."""
 
 
 class State:
@@ -75,6 +97,7 @@ class State:
         "owner",
         "participants",
         "phase",
+        "sealing",
         "state_id",
         "statements",
         "txn_id",
@@ -95,7 +118,8 @@ class State:
         self.bytes = 0  # of buffered writes, ever
         self.log: list[tuple[int, int, bytes, bytes | None, Previous]] = []
         self.overlays: dict[int, dict[bytes, bytes | None]] = {}
-        self.bulk: dict[int, Bulk] = {}
+        self.bulk: dict[int, BulkWrites] = {}
+        self.sealing = False  # its bulk is on the way to disk, for a commit or prepare to follow
         self.held: dict[Key, bool] = {}
         self.min_commit_ts = 0
         self.participants: tuple[Participant, ...] = ()
@@ -107,7 +131,101 @@ class State:
         return bool(self.log) or bool(self.bulk)
 
     def put(self, statement: int, table_id: int, key: bytes, row: bytes | None) -> None:
-        """Buffers a write; None deletes. REQUIRES: the key is locked, the table has no bulk."""
+        """Buffers a write; None deletes. REQUIRES: the key is locked."""
+        overlay = self.overlays.get(table_id)
+        if overlay is None:
+            overlay = self.overlays[table_id] = {}
+        self.grow(len(key) + len(row or b""))
+        self.log.append((statement, table_id, key, row, overlay.get(key, MISSING)))
+        overlay[key] = row
+
+    def grow(self, size: int) -> None:
+        """Counts bytes of buffered writes; 54000 if they become too many."""
+        self.bytes += size
+        if self.bytes > limits.TXN_BUFFER_MAX_BYTES:
+            raise SqlError("54000", "the transaction writes too much to one range")
+
+    def overlay(self, table_id: int) -> dict[bytes, bytes | None] | None:
+        """The transaction's own writes to a table by key, or None."""
+        return self.overlays.get(table_id)
+
+    def undo(self, statement: int) -> None:
+        """Takes back the rows of all statements after `statement`."""
+
+    def keep(self, live: Iterable[int]) -> None:
+        """Drops the rows of all statements but these."""
+
+    def when_ready(
+        self,
+        overlay: Mapping[bytes, bytes | None] | None,
+        call: Callable[[StorageError | None], None],
+    ) -> None:
+        """Calls, perhaps at once, when `sections` can be logged, or with the error.
+
+        What needs it is durable then. A large one takes the `overlay` in as well.
+        """
+
+    def sections(self, table_id: int) -> list[Section]:
+        """The rows, or the files they are in, as a log record has them."""
+
+    def close(self, committed: bool) -> None:
+        """The transaction has ended."""
+
+
+class State:
+    """One transaction on one range."""
+
+    __slots__ = (
+        "abandon",
+        "after",
+        "bulk",
+        "bytes",
+        "cancel",
+        "floor",
+        "held",
+        "last_reply",
+        "last_statement",
+        "log",
+        "min_commit_ts",
+        "overlays",
+        "owner",
+        "participants",
+        "phase",
+        "sealing",
+        "state_id",
+        "statements",
+        "txn_id",
+        "waiters",
+    )
+
+    def __init__(self, txn_id: bytes, state_id: int, owner: object) -> None:
+        self.txn_id = txn_id
+        self.state_id = state_id
+        self.owner = owner  # the connection it came over, opaque; None after a restart
+        self.phase = ACTIVE
+        self.statements: set[int] = set()
+        self.abandon: Callable[[], None] | None = None  # ends the statement being carried out
+        self.cancel: Callable[[int], None] | None = None  # the same, if it has this number
+        self.last_statement = 0
+        self.last_reply: Message | None = None
+        self.floor = 0  # the largest commit_ts read, locked or overwritten
+        self.bytes = 0  # of buffered writes, ever
+        self.log: list[tuple[int, int, bytes, bytes | None, Previous]] = []
+        self.overlays: dict[int, dict[bytes, bytes | None]] = {}
+        self.bulk: dict[int, BulkWrites] = {}
+        self.sealing = False  # its bulk is on the way to disk, for a commit or prepare to follow
+        self.held: dict[Key, bool] = {}
+        self.min_commit_ts = 0
+        self.participants: tuple[Participant, ...] = ()
+        self.waiters: list[Callable[[], None]] = []  # called once the outcome is applied
+        self.after: list[Callable[[], None]] = []  # called once the record in flight is durable
+
+    @property
+    def has_writes(self) -> bool:
+        return bool(self.log) or bool(self.bulk)
+
+    def put(self, statement: int, table_id: int, key: bytes, row: bytes | None) -> None:
+        """Buffers a write; None deletes. REQUIRES: the key is locked."""
         overlay = self.overlays.get(table_id)
         if overlay is None:
             overlay = self.overlays[table_id] = {}
@@ -147,8 +265,7 @@ class State:
             else:
                 overlay[key] = previous
         for bulk in self.bulk.values():
-            bulk.chunks = [chunk for chunk in bulk.chunks if chunk[0] <= statement]
-            bulk.stale = True
+            bulk.undo(statement)
         self.statements = {number for number in self.statements if number <= statement}
 
     def keep(self, statements: Iterable[int]) -> None:
@@ -164,13 +281,17 @@ class State:
         for number, table_id, key, row, _ in kept:
             self.put(number, table_id, key, row)
         for bulk in self.bulk.values():
-            bulk.chunks = [chunk for chunk in bulk.chunks if chunk[0] in live]
+            bulk.keep(live)
         self.statements = live
 
     def sections(self) -> list[Section]:
         """The writes as a log record has them."""
         out = []
+        for table_id, bulk in self.bulk.items():
+            out += bulk.sections(table_id)
         for table_id, overlay in self.overlays.items():
+            if table_id in self.bulk and self.bulk[table_id].absorbed:
+                continue
             keys = [key for key, row in overlay.items() if row is not None]
             rows = [row for row in overlay.values() if row is not None]
             if keys:
@@ -178,9 +299,6 @@ class State:
             gone = [key for key, row in overlay.items() if row is None]
             if gone:
                 out.append(Section(table_id, len(gone), join_items(gone), None))
-        for table_id, bulk in self.bulk.items():
-            for _, count, framed_keys, framed_rows in bulk.chunks:
-                out.append(Section(table_id, count, framed_keys, framed_rows))
         return out
 
     def writes_key(self, table_id: int, key: bytes) -> bool:
@@ -189,7 +307,7 @@ class State:
         if overlay is not None and key in overlay:
             return True
         bulk = self.bulk.get(table_id)
-        return bulk is not None and bulk.keys.newest(key) is not None
+        return bulk is not None and bulk.holds(key)
 
     def writes_interval(self, table_id: int, low: bytes, high: bytes) -> bool:
         """True if the outcome may change a key of `[low, high)`; empty `high`: to the last."""

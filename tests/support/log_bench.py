@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from shardb.env import SystemRng
 from shardb.errors import StorageError
-from shardb.storage.log import Log, LogRecord
+from shardb.storage.log import Log
+from shardb.storage.logfile import LogRecord
 from tests.support.crash_disk import Disk
 
 

@@ -20,7 +20,7 @@ from shardb.errors import SqlError
 from shardb.meta.descriptors import Column, Group, Node, Range, Table
 from shardb.meta.embedded import EmbeddedStore
 from shardb.node.keys import key_codec_of
-from shardb.node.ranges import layout_of
+from shardb.node.relayout import layout_of
 from shardb.node.server import NodeServer
 from shardb.program import Aggregate, Call, Col, Conflict, Const, Key, Param, ProgramSpec, TypeRef
 from shardb.rpc.messages import Rows

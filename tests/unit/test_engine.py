@@ -16,7 +16,7 @@ from shardb._core.rowcodec import RowLayout
 from shardb.env import SystemFiles, SystemRng
 from shardb.errors import StorageError
 from shardb.storage.engine import Engine
-from shardb.storage.log import LogRecord
+from shardb.storage.logfile import LogRecord
 from shardb.types import TypeCode
 
 LAYOUT = RowLayout(1, [(int(TypeCode.INT8), -1)])

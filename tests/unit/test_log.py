@@ -18,12 +18,13 @@ from shardb import limits
 from shardb._core.crc32c import crc32c
 from shardb.env import SystemFiles, SystemRng
 from shardb.errors import StorageError
-from shardb.storage.log import (
+from shardb.storage.log import Log
+from shardb.storage.logfile import (
     FILE_HEADER_BYTES,
     KIND_BATCH,
+    MARKER_BYTES,
     NOT_BEGUN,
     RECORD_HEADER_BYTES,
-    Log,
     LogRecord,
     encode_file_header,
     encode_head,
@@ -35,7 +36,6 @@ FIRST = "log/000001.log"
 
 
 TOKEN = b"tokentok"
-MARKER_BYTES = RECORD_HEADER_BYTES + len(TOKEN)
 
 
 def filled(batches: Sequence[Sequence[bytes]], clean: bool = False, zeros: int = 0) -> Disk:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 from coordinator.ddl import edits
+from coordinator.ddl.alter import alter_table
 from coordinator.plan.explain import explain_lines
 from coordinator.plan.plans import QueryPlan, RowPlan, UtilityPlan, WritePlan
 from coordinator.sql.arrays import array_text, binary_array_text, parse_array
@@ -106,7 +107,8 @@ def test_error_is_postgres(
     with pytest.raises(SqlError) as caught:
         plan = Compiler(database.catalog).compile(statement).plan
         if isinstance(plan, UtilityPlan):
-            getattr(edits, plan.kind)(plan.args[0], database.catalog, database.next_id)
+            make = alter_table if plan.kind == "alter_table" else getattr(edits, plan.kind)
+            make(plan.args[0], database.catalog, database.next_id)
     assert (caught.value.sqlstate, caught.value.message) == (sqlstate, message)
     if position != "-":
         assert caught.value.position == int(position)

@@ -6,6 +6,7 @@ side of an outer join only the ON condition's own conjuncts may move, those of W
 
 from __future__ import annotations
 
+from coordinator.sql.functions import VOLATILE
 from coordinator.sql.tree import (
     AggregateCall,
     Call,
@@ -20,8 +21,6 @@ from coordinator.sql.tree import (
     WindowCall,
 )
 from coordinator.sql.walk import expressions, queries
-
-_VOLATILE = frozenset({"random", "gen_random_uuid"})
 
 
 def push_filters(query: Query, filters: dict[str, list[Expression]]) -> None:
@@ -93,7 +92,7 @@ def _only_source(node: Expression) -> str:
     for inner in expressions(node):
         if isinstance(inner, (SubqueryCall, AggregateCall, WindowCall)):
             return ""
-        if isinstance(inner, Call) and inner.op in _VOLATILE:
+        if isinstance(inner, Call) and inner.op in VOLATILE:
             return ""
         if isinstance(inner, ColumnRef):
             sources.add(inner.source)

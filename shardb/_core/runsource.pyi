@@ -1,0 +1,1 @@
+"""Runs as inputs of a merge for compiled code: nothing for Python callers."""

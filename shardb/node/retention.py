@@ -1,0 +1,60 @@
+"""What one range's log has to keep beside the rows that are not yet in segments.
+
+A prepare record is needed as long as its decision may have to be carried out again, and every
+record until nobody may ask for its outcome any more (PROTOCOL 2: at least ten minutes).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from shardb.txn import oracle, records
+from shardb.txn.participant import FORGET_AFTER
+
+STEP: Final = oracle.from_ms(10_000)  # how finely the age of records is known
+
+
+class Retention:
+    """Learns of every durable record with `note`; times are oracle timestamps."""
+
+    def __init__(self) -> None:
+        self._prepares: dict[bytes, tuple[int, int]] = {}  # its index, its decision's (0: open)
+        self._ages: deque[tuple[int, int]] = deque()  # (index, time) of a record every now and then
+
+    def note(self, kind: int, payload: bytes, index: int, now: int) -> None:
+        """A record is durable, or replayed."""
+        if kind == records.PREPARE:
+            self._prepares[records.txn_id_of(payload)] = (index, 0)
+        elif kind == records.DECIDE:
+            txn_id = records.txn_id_of(payload)
+            found = self._prepares.get(txn_id)
+            if found is not None:
+                self._prepares[txn_id] = (found[0], index)
+        if not self._ages or now > self._ages[-1][1] + STEP:
+            self._ages.append((index, now))
+
+    def retained(self, needed: int, now: int) -> int:
+        """The least index that is needed, where tablets need all from `needed` on."""
+        horizon = now - FORGET_AFTER
+        while len(self._ages) > 1 and self._ages[1][1] < horizon:
+            self._ages.popleft()
+        if not self._ages or self._ages[0][1] >= horizon:
+            return 0
+        needed = min(needed, self._ages[0][0])
+        while True:
+            least = min(
+                (
+                    begun
+                    for begun, decided in self._prepares.values()
+                    if not decided or decided >= needed
+                ),
+                default=needed,
+            )
+            if least >= needed:
+                break
+            needed = least
+        gone = [txn_id for txn_id, (_, decided) in self._prepares.items() if 0 < decided < needed]
+        for txn_id in gone:
+            del self._prepares[txn_id]
+        return needed
