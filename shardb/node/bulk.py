@@ -7,15 +7,18 @@ segments, which the commit record only names.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from shardb import limits
-from shardb._core.runs import Run
 from shardb.errors import StorageError
 from shardb.storage.ingest import Ingest
 from shardb.storage.segmentformat import SegmentMeta
 from shardb.txn.records import Section
+
+if TYPE_CHECKING:
+    from shardb._core.runs import Run
 
 _METAS = msgspec.msgpack.Decoder(tuple[SegmentMeta, ...])
 

@@ -10,11 +10,12 @@ Belongs to the engine's thread, but for the runs it shows, which a scan may draw
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from shardb._core.memload import put_framed
 from shardb._core.memtable import TS_MAX, MemTable
 from shardb._core.rowcursor import RowCursor
-from shardb._core.runs import Run, Runs
+from shardb._core.runs import Runs
 from shardb._core.segment import Segment
 from shardb.errors import SqlError, StorageError
 from shardb.storage import jobs
@@ -22,6 +23,9 @@ from shardb.storage.engine import Engine
 from shardb.storage.failures import storage_error
 from shardb.storage.segmentformat import SegmentMeta
 from shardb.storage.tablet import Tablet
+
+if TYPE_CHECKING:
+    from shardb._core.runs import Run
 
 UNFLUSHED_MAX = 2  # parts that wait for a worker; above it the inserter waits
 

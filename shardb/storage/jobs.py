@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 import pyarrow as pa
@@ -17,7 +18,6 @@ from shardb import limits
 from shardb._core.crc32c import crc32c
 from shardb._core.rowcodec import RowLayout
 from shardb._core.runmerge import RunMerge
-from shardb._core.runs import Piece
 from shardb._core.segment import Segment
 from shardb.env import Files, OutputFile
 from shardb.errors import StorageError
@@ -30,6 +30,9 @@ from shardb.storage.segmentformat import (
 )
 from shardb.storage.segmentwriter import SegmentWriter
 from shardb.types import arrow_type
+
+if TYPE_CHECKING:
+    from shardb._core.runs import Piece
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,15 +13,19 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from shardb._core.frames import join_items, split_items
 from shardb._core.memload import put_framed
 from shardb._core.memtable import MemTable
 from shardb._core.rowcodec import RowLayout
-from shardb._core.runs import Piece, Run, Runs
+from shardb._core.runs import Runs
 from shardb._core.segment import Segment
 from shardb.storage.schema import TabletSchema
 from shardb.storage.segmentformat import SegmentIndex, SegmentMeta
+
+if TYPE_CHECKING:
+    from shardb._core.runs import Piece, Run
 
 Opener = Callable[[SegmentMeta], Segment]
 
