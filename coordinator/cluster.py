@@ -140,10 +140,11 @@ class CatalogKeeper:
 class Cluster:
     """A coordinator's connections to its cluster, and the executor for its sessions."""
 
-    def __init__(self, meta: str, listen: str, loop: Loop) -> None:
+    def __init__(self, meta: str, listen: str, loop: Loop, memory_bytes: int) -> None:
         self.store = RemoteStore(meta)
         self._loop = loop
         self._listen = listen
+        self._engine_bytes = memory_bytes * 7 // 10  # the rest is for results on their way
         self._registration: Registration | None = None
         self.keeper = CatalogKeeper(self.store, loop, self._use)
         self.oracle = OracleService(self.store, SystemClock(), loop.background)
@@ -160,7 +161,7 @@ class Cluster:
             lambda: self.keeper.routing, self.oracle, SystemRng(), str(self.coordinator_id)
         )
         plans = PlanCache(Compiler(self.keeper.catalog), Program)
-        engine = FragmentEngine()
+        engine = FragmentEngine(self._engine_bytes)
         self.driver = driver
         self.engine = engine
         self.executor = Executor(

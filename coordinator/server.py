@@ -188,13 +188,13 @@ class _LoopTools:
         return self._loop.create_future()
 
 
-async def serve(meta: str, host: str, port: int) -> None:
+async def serve(meta: str, host: str, port: int, memory_bytes: int) -> None:
     """Runs a coordinator until SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    cluster = Cluster(meta, f"{host}:{port}", _LoopTools(loop))
+    cluster = Cluster(meta, f"{host}:{port}", _LoopTools(loop), memory_bytes)
     await cluster.start()
     server = Server(cluster.executor, loop)
     try:
@@ -226,6 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="coordinator.server", description=__doc__)
     parser.add_argument("--meta", required=True, help="the metadata store, unix:/path")
     parser.add_argument("--listen", type=address_of, default=("127.0.0.1", 5433))
+    parser.add_argument("--memory", type=int, default=limits.MEMORY_DEFAULT_BYTES, help="bytes")
     options = parser.parse_args(arguments)
     logging.basicConfig(
         level=os.environ.get("SHARDB_LOG", "WARNING"),
@@ -233,7 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            uvloop.run(serve(options.meta, *options.listen))
+            host, port = options.listen
+            uvloop.run(serve(options.meta, host, port, options.memory))
     except (OSError, SqlError) as error:
         print(f"coordinator: {error}", file=sys.stderr)
         return 1

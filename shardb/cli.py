@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from shardb import prompt, supervisor
+from shardb import limits, prompt, supervisor
 from shardb.datadir import ClusterInfo, DirectoryError, read_cluster_info
 from shardb.errors import SqlError
 from shardb.meta import schema
@@ -46,6 +47,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     start.add_argument("--port", type=_port, default=supervisor.DEFAULT_PORT, help="client port")
     start.add_argument("--listen", default=supervisor.DEFAULT_LISTEN, metavar="ADDR")
+    start.add_argument(
+        "--memory",
+        type=_size,
+        default=0,
+        metavar="SIZE",
+        help="of all processes together, as 4GiB or 800MiB (default: half of the machine's)",
+    )
+    start.add_argument(
+        "--gc-ttl",
+        type=_positive,
+        default=limits.GC_TTL_MS // 1000,
+        metavar="SECONDS",
+        help="how long overwritten rows are kept for older snapshots (default: %(default)s)",
+    )
     _add_data(start)
     start.set_defaults(run=_start)
 
@@ -88,6 +103,14 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _size(text: str) -> int:
+    match = re.fullmatch(r"(\d+) ?([KMG]i?B?)?", text, re.IGNORECASE)
+    if match is None or int(match[1]) < 1:
+        raise argparse.ArgumentTypeError(f"expected a size like 4GiB or 800MiB, got {text!r}")
+    unit = {"": 1, "K": limits.KIB, "M": limits.MIB, "G": limits.GIB}
+    return int(match[1]) * unit[(match[2] or "")[:1].upper()]
+
+
 def _port(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 65_535:
         raise argparse.ArgumentTypeError(f"expected a port between 1 and 65535, got {text!r}")
@@ -96,7 +119,14 @@ def _port(text: str) -> int:
 
 def _start(options: argparse.Namespace) -> int:
     return supervisor.run_cluster(
-        supervisor.Options(options.data, options.shards, options.port, options.listen)
+        supervisor.Options(
+            options.data,
+            options.shards,
+            options.port,
+            options.listen,
+            options.memory,
+            options.gc_ttl * 1000,
+        )
     )
 
 

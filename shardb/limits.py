@@ -59,6 +59,7 @@ BACKGROUND_THREADS: Final = 2  # of a shard, for flushes and compactions
 KEY_MAX_BYTES: Final = 8 * KIB
 ROW_MAX_BYTES: Final = 64 * MIB
 SCAN_BATCH_ROWS: Final = 64 * KIB
+SHADOWS_MAX_BYTES: Final = 64 * MIB  # of a tablet: what is remembered of superseded rows
 
 MEMORY_DEFAULT_BYTES: Final = 1 * GIB  # of one shard process, unless --memory says otherwise
 MEMORY_MIN_BYTES: Final = 64 * MIB
@@ -75,6 +76,7 @@ TOMBSTONES_REWRITE_PART: Final = 4  # the oldest run is rewritten if 1 / this of
 GC_TTL_MS: Final = 10 * 60 * 1000  # how long overwritten versions are kept for older snapshots
 INGEST_MIN_BYTES: Final = 4 * MIB  # smaller bulk inserts go through the log, row by row
 MAINTENANCE_TICK_MS: Final = 100
+CACHE_TRIM_MS: Final = 1_000  # how often caches are held against their budget
 MAINTENANCE_RETRY_MS: Final = 1_000  # after a flush or merge that failed
 
 # --- numeric

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from shardb import limits
 from shardb.datadir import ClusterInfo, DataDirectory, DirectoryError
 from shardb.errors import SqlError
 from shardb.meta import schema
@@ -56,6 +57,19 @@ class Options:
     shards: int = 0
     port: int = DEFAULT_PORT
     listen: str = DEFAULT_LISTEN
+    memory_bytes: int = 0  # of all processes together; 0 is half of the machine's
+    gc_ttl_ms: int = limits.GC_TTL_MS
+
+    def process_memory_bytes(self, shards: int) -> int:
+        """The part of one of `shards` and a coordinator. `StartError` if it is too little."""
+        total = self.memory_bytes
+        if not total:
+            total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        part = total // (shards + 1)
+        if part < limits.MEMORY_MIN_BYTES:
+            least = limits.MEMORY_MIN_BYTES * (shards + 1) // limits.MIB
+            raise StartError(f"{shards} shards need --memory {least}MiB at least")
+        return part
 
     @property
     def url(self) -> str:
@@ -206,7 +220,8 @@ class Supervisor:
         service = MetaService(store, socket_path)
         await service.start()
         meta = f"unix:{socket_path}"
-        nodes = [self._node(directory, number, meta) for number in range(1, shards + 1)]
+        memory = self._options.process_memory_bytes(shards)
+        nodes = [self._node(directory, number, meta, memory) for number in range(1, shards + 1)]
         coordinator = Child(
             "coordinator",
             (
@@ -215,6 +230,8 @@ class Supervisor:
                 meta,
                 "--listen",
                 f"{self._options.listen}:{self._options.port}",
+                "--memory",
+                str(memory),
             ),
         )
         self._children = [*nodes, coordinator]
@@ -236,7 +253,9 @@ class Supervisor:
             await asyncio.gather(*(node.stop() for node in nodes))
             await service.stop()
 
-    def _node(self, directory: DataDirectory, number: int, meta: str) -> Child:
+    def _node(
+        self, directory: DataDirectory, number: int, meta: str, memory_bytes: int
+    ) -> Child:
         path = directory.node_path(number)
         path.mkdir(exist_ok=True)
         return Child(
@@ -251,6 +270,10 @@ class Supervisor:
                 f"unix:{directory.socket(f'node-{number}')}",
                 "--meta",
                 meta,
+                "--memory",
+                str(memory_bytes),
+                "--gc-ttl-ms",
+                str(self._options.gc_ttl_ms),
             ),
         )
 

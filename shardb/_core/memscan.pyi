@@ -3,7 +3,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from shardb._core.memtable import MemTable
-from shardb._core.rowcodec import RowLayout
+from shardb._core.runs import Runs
 
 class Scan(Iterator[pa.RecordBatch]):
     @property
@@ -11,8 +11,7 @@ class Scan(Iterator[pa.RecordBatch]):
     def __next__(self) -> pa.RecordBatch: ...
 
 def scan_batches(
-    memtable: MemTable,
-    layout: RowLayout,
+    runs: Runs,
     columns: Sequence[int],
     arrow_types: Sequence[pa.DataType],
     ts: int,

@@ -1,5 +1,8 @@
 # An ordered, multi-version map in memory: key -> versions, newest first.
 #
+# Nodes are also linked in the order in which they were inserted, so that a reader can go through
+# what was added since it last looked.
+#
 # Threads: one writer thread; any number of readers without a lock. A reader sees every version
 # whose put returned before it started, and maybe later ones; it filters by commit timestamp. Nothing is
 # freed before the MemTable itself, so node, key and row pointers live as long as a reference to it.
@@ -22,6 +25,7 @@ ctypedef struct Version:
 # One key; `next` has `height` entries, the key's bytes follow them.
 ctypedef struct Node:
     Version* newest
+    Node* after              # the node inserted next, or NULL
     uint64_t prefix          # the first 8 key bytes as a big-endian number, zero padded
     uint32_t key_length
     uint32_t height
@@ -42,12 +46,25 @@ cdef inline Node* node_next(Node* node) noexcept nogil:
     """The node with the next key, or NULL."""
     return shardb_load_node(&node.next[0])
 
+cdef inline Node* node_after(Node* node) noexcept nogil:
+    """The node inserted next, or NULL: at any time, it may come."""
+    return shardb_load_node(&node.after)
+
 cdef inline const char* node_key(const Node* node) noexcept nogil:
     return <const char*> (<const Node* const*> &node.next[0] + node.height)
 
 cdef inline const Version* node_newest(Node* node) noexcept nogil:
     """The newest version; never NULL."""
     return shardb_load_version(&node.newest)
+
+cdef inline uint64_t node_oldest_ts(Node* node) noexcept nogil:
+    """The commit timestamp of the oldest version."""
+    cdef const Version* version = shardb_load_version(&node.newest)
+    cdef const Version* older = version
+    while older != NULL:
+        version = older
+        older = shardb_load_version(&(<Version*> version).older)
+    return version.ts
 
 cdef inline const Version* node_version(Node* node, uint64_t ts) noexcept nogil:
     """The newest version with a commit timestamp <= ts (it may be a tombstone), or NULL."""
@@ -76,7 +93,8 @@ ctypedef struct Slot:
     Node* node
 
 ctypedef struct Table:
-    Node* head
+    Node* head               # of no key; the nodes in insertion order come after it too
+    Node* last_inserted      # the head if there is none
     uint32_t height
     Node* finger[MEMTABLE_HEIGHT_MAX]     # predecessors of the last insert, at each level
     uint64_t random
@@ -98,6 +116,7 @@ ctypedef struct Table:
 
 cdef class MemTable:
     cdef Table c
+    cdef readonly uint64_t number    # of this memtable in this process; never used again
     # --- writer thread only
     # The row visible at `ts`: pointer and length; NULL if none or deleted. *commit_ts is the
     # visible version's (a tombstone's too), 0 if there is none.
@@ -118,3 +137,5 @@ cdef class MemTable:
     cdef Node* seek_before(self, const char* key, Py_ssize_t key_length) noexcept nogil
     # The last node, or NULL.
     cdef Node* last(self) noexcept nogil
+    # The node inserted last, or the head (`c.head`). `seek` and `node_next` find it and all before.
+    cdef Node* last_inserted(self) noexcept nogil

@@ -56,6 +56,7 @@ cdef enum:
 # Of this process: keys chosen by a client must not meet in one slot.
 cdef uint64_t HASH_SEED = int.from_bytes(os.urandom(8), "little")
 TS_MAX = 2**64 - 1
+cdef uint64_t memtables_made = 0
 
 
 cdef int key_compare(
@@ -202,6 +203,7 @@ cdef Node* node_create(
     if node == NULL:
         return NULL
     node.newest = NULL
+    node.after = NULL
     node.prefix = read_be(key, key_length)
     node.key_length = <uint32_t> key_length
     node.height = height
@@ -282,6 +284,8 @@ cdef Node* table_insert(
     for level in range(height):
         store_node(&table.finger[level].next[level], node)
         table.finger[level] = node
+    store_node(&table.last_inserted.after, node)
+    store_node(&table.last_inserted, node)
     slot_insert(table.slots, table.slot_count, hash, node)
     table.slots_used += 1
     table.entries += 1
@@ -361,7 +365,10 @@ cdef class MemTable:
     """Key (bytes) to versions of a row (bytes, None for deleted). See memtable.pxd for threads."""
 
     def __cinit__(self) -> None:
+        global memtables_made
         cdef int level
+        memtables_made += 1
+        self.number = memtables_made
         self.c.chunk_bytes = CHUNK_FIRST_BYTES
         self.c.random = 0x9E3779B97F4A7C15
         self.c.slot_count = SLOTS_FIRST
@@ -371,6 +378,7 @@ cdef class MemTable:
             raise MemoryError
         self.c.bytes += SLOTS_FIRST * sizeof(Slot)
         self.c.height = 1
+        self.c.last_inserted = self.c.head
         for level in range(MEMTABLE_HEIGHT_MAX):
             self.c.finger[level] = self.c.head
 
@@ -437,6 +445,9 @@ cdef class MemTable:
                 following = shardb_load_node(&node.next[level])
             level -= 1
         return node if node != self.c.head else NULL
+
+    cdef Node* last_inserted(self) noexcept nogil:
+        return shardb_load_node(&self.c.last_inserted)
 
     def put(self, bytes key not None, bytes row, uint64_t commit_ts):
         """Adds a version of `key` at `commit_ts`; None deletes the row from then on."""

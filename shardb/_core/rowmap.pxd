@@ -17,7 +17,7 @@ cdef class RowMap:
     cdef ColumnMap c
     cdef readonly RowLayout source
     cdef readonly RowLayout target
-    cdef bytes missing_row   # owns what `missing` points to
+    cdef readonly bytes missing_row      # or None; owns what `missing` points to
 
 # Appends the row as the target has it to `out`. REQUIRES: `row` is well-formed for the source.
 cdef void row_convert(const ColumnMap* map, const Layout* source, const Layout* target,

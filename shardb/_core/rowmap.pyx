@@ -78,6 +78,11 @@ cdef class RowMap:
         free(self.c.source)
         free(self.c.missing)
 
+    @property
+    def source_of(self):
+        """For each column of the target: the source's column, or -1."""
+        return tuple([self.c.source[index] for index in range(self.c.columns)])
+
     def convert(self, bytes row not None) -> bytes:
         """The row as the target has it. CoreError XX001: it is not well-formed for the source."""
         cdef Buf out

@@ -20,9 +20,10 @@ import pyarrow as pa
 from shardb.engine.errors import translate
 from shardb.engine.macros import MACROS
 from shardb.errors import SqlError
-from shardb.limits import MIB
+from shardb.limits import GIB, MIB
 
-MEMORY_LIMIT_BYTES: Final = 1024 * MIB
+MEMORY_LIMIT_BYTES: Final = 4 * GIB
+RUNNING_MAX: Final = 4  # fragments at once; more wait
 IDLE_CONNECTIONS_MAX: Final = 4
 _PARAMETER: Final = re.compile(r"'(?:[^']|'')*'|\$(\d+)")
 _FENCE: Final = (
@@ -62,7 +63,11 @@ class Cancellation:
 
 
 class FragmentEngine:
-    """Runs fragments. Thread-safe; `memory_limit` bytes and `threads` hold for each fragment."""
+    """Runs fragments. Thread-safe.
+
+    `memory_limit` bytes are for all that run at once, RUNNING_MAX at most, in equal parts: what
+    needs more than its part spills to `temp_dir`. `threads` hold for each.
+    """
 
     def __init__(
         self,
@@ -70,7 +75,8 @@ class FragmentEngine:
         temp_dir: str | None = None,
         threads: int = 2,
     ) -> None:
-        self._memory_limit = memory_limit
+        self._memory_limit = memory_limit // RUNNING_MAX
+        self._running = threading.BoundedSemaphore(RUNNING_MAX)
         self._temp_dir = temp_dir or tempfile.gettempdir()
         self._threads = threads
         self._lock = threading.Lock()
@@ -92,6 +98,16 @@ class FragmentEngine:
 
         Readers are consumed. Parameters are Python values as `RowLayout.decode` gives them.
         """
+        with self._running:
+            return self._run(sql, tables, params, cancellation)
+
+    def _run(
+        self,
+        sql: str,
+        tables: Mapping[str, pa.Table | pa.RecordBatchReader],
+        params: Sequence[object],
+        cancellation: Cancellation | None,
+    ) -> pa.RecordBatchReader:
         connection = self._take()
         healthy = False
         try:

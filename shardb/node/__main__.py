@@ -13,6 +13,7 @@ import pyarrow as pa
 import uvloop
 
 from shardb import __name__ as package
+from shardb import limits
 from shardb.engine.fragments import FragmentEngine
 from shardb.env import calm_garbage_collector
 from shardb.errors import SqlError
@@ -21,6 +22,7 @@ from shardb.meta.descriptors import Node
 from shardb.meta.registration import Registration
 from shardb.meta.remote import RemoteStore
 from shardb.node.server import NodeServer
+from shardb.storage.memory import MemoryBudget
 
 PR_SET_PDEATHSIG = 1
 
@@ -31,15 +33,17 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-async def serve(node_id: int, data: str, address: str, meta: str) -> None:
+async def serve(options: argparse.Namespace) -> None:
     """Runs until SIGINT or SIGTERM."""
+    node_id, data, address = options.id, options.data, options.listen
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    store = await RemoteStore(meta).connect()
+    store = await RemoteStore(options.meta).connect()
     nodes: dict[int, str] = {}
-    engine = FragmentEngine()
+    budget = MemoryBudget(options.memory)
+    engine = FragmentEngine(budget.engine_bytes)
 
     def filter_rows(sql: str, reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
         return engine.run(sql, {"scan": reader}, [])
@@ -50,7 +54,15 @@ async def serve(node_id: int, data: str, address: str, meta: str) -> None:
                 nodes[node.id] = node.address
             await asyncio.sleep(1.0)
 
-    server = NodeServer(node_id, data, address, nodes.get, filter_rows)
+    server = NodeServer(
+        node_id,
+        data,
+        address,
+        nodes.get,
+        filter_rows,
+        budget=budget,
+        gc_ttl_ms=options.gc_ttl_ms,
+    )
     await server.start()
     descriptor = Node(node_id, address)
     registration = Registration(store, [(schema.key_of(Node, node_id), schema.encode(descriptor))])
@@ -72,10 +84,12 @@ def main() -> int:
     parser.add_argument("--data", required=True)
     parser.add_argument("--listen", required=True, help="unix:/path or tcp:host:port")
     parser.add_argument("--meta", required=True, help="address of the metadata store")
+    parser.add_argument("--memory", type=int, default=limits.MEMORY_DEFAULT_BYTES, help="bytes")
+    parser.add_argument("--gc-ttl-ms", type=int, default=limits.GC_TTL_MS)
     arguments = parser.parse_args()
     die_with_parent()
     try:
-        uvloop.run(serve(arguments.id, arguments.data, arguments.listen, arguments.meta))
+        uvloop.run(serve(arguments))
     except (SqlError, OSError) as error:
         message = error.message if isinstance(error, SqlError) else str(error)
         print(f"shardb: shard {arguments.id}: {message}", file=sys.stderr)

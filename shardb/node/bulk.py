@@ -7,18 +7,15 @@ segments, which the commit record only names.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from shardb import limits
 from shardb.errors import StorageError
 from shardb.storage.ingest import Ingest
+from shardb.storage.pieces import Run
 from shardb.storage.segmentformat import SegmentMeta
 from shardb.txn.records import Section
-
-if TYPE_CHECKING:
-    from shardb._core.runs import Run
 
 _METAS = msgspec.msgpack.Decoder(tuple[SegmentMeta, ...])
 
@@ -28,7 +25,7 @@ def decode_links(links: bytes) -> tuple[SegmentMeta, ...]:
     try:
         return _METAS.decode(links)
     except msgspec.DecodeError as error:
-        raise StorageError("XX001", "a log record is damaged: its segments are malformed") from error
+        raise StorageError("XX001", "a log record names its segments badly") from error
 
 
 class Bulk:
@@ -59,8 +56,9 @@ class Bulk:
     def holds(self, key: bytes) -> bool:
         return self.ingest.newest(key) is not None
 
-    def row(self, key: bytes) -> bytes | None:
-        return self.ingest.newest(key)
+    def row(self, key: bytes, version: int) -> bytes | None:
+        """The row of a key as a version of the table has it."""
+        return self.ingest.newest(key, version)
 
     def first_held(self, keys: bytes, count: int) -> int:
         return self.ingest.first_held(keys, count)

@@ -25,7 +25,13 @@ from shardb.errors import SqlError, StorageError
 from shardb.meta.descriptors import Range
 from shardb.node.ranges import LocalRange
 from shardb.node.scan import Filter, ScanJob
-from shardb.node.statements import TS_MAX, Registered, RowStatement, WriteStatement
+from shardb.node.statements import (
+    TS_MAX,
+    Registered,
+    RowStatement,
+    WriteStatement,
+    too_old,
+)
 from shardb.rpc import framing
 from shardb.rpc import messages as m
 from shardb.rpc.transport import ServerConnection, error_failure
@@ -42,18 +48,7 @@ log = logging.getLogger("shardb.node")
 ROWS_MAX_BYTES: Final = limits.RPC_MESSAGE_MAX_BYTES - limits.KIB
 UNKNOWN_PROGRAM: Final = m.Failure("SH001", "the program is not registered", aborted=True)
 NOT_HERE: Final = m.Failure("SH002", "the range is not on this shard", aborted=True)
-OTHER_SCHEMA: Final = m.Failure("57P03", "the table's columns are being changed", aborted=True)
 STARTING: Final = m.Failure("57P03", "the shard is starting", aborted=True)
-
-
-def too_old(read_ts: int) -> SqlError:
-    """72000: versions that a snapshot needs are gone."""
-    return SqlError(
-        "72000",
-        "snapshot too old",
-        detail=f"Versions of rows at {read_ts} have been removed since.",
-        hint="Run the statement again; see --gc-ttl for how long overwritten rows are kept.",
-    )
 
 
 class ShardNode:
@@ -178,9 +173,6 @@ class ShardNode:
             connection.reply(request_id, NOT_HERE)
             return
         spec = registered.spec
-        if local.tables[spec.table_id].schema_version != spec.schema_version:
-            connection.reply(request_id, OTHER_SCHEMA)
-            return
         if spec.kind == "select" and not spec.locking:
             self._select(connection, request_id, message, local, registered)
             return
@@ -246,7 +238,7 @@ class ShardNode:
             if read_ts and read_ts < tablet.gc_ts:
                 raise too_old(read_ts)
             data, rows, _ = program.select(
-                local.runs(registered.spec.table_id, 0, state),
+                local.runs(registered.spec.table_id, registered.spec.schema_version, state),
                 read_ts or TS_MAX,
                 params,
                 message.formats,
@@ -397,12 +389,11 @@ class ShardNode:
         elif isinstance(message, m.DropTable):
             self._drop(local, message, reply)
         elif isinstance(message, m.Scan):
-            tablet = local.tablets.get(message.table_id)
-            if tablet is None:
+            if message.table_id not in local.tablets:
                 reply(NOT_HERE)
                 return
             stream = connection.open_stream(request_id)
-            job = ScanJob(local, tablet, message, stream, reply, self._workers, self._filter_rows)
+            job = ScanJob(local, message, stream, reply, self._workers, self._filter_rows)
             job.start()
         else:
             reply(m.Failure("08P01", f"unexpected message {type(message).__name__}"))

@@ -7,9 +7,8 @@ as the reader's credit goes.
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from typing import Final
 
@@ -17,11 +16,11 @@ import pyarrow as pa
 
 from shardb import limits
 from shardb.errors import SqlError
-from shardb.meta.descriptors import Table
 from shardb.node.ranges import LocalRange
-from shardb.node.relayout import EarlierColumns, positions_at
+from shardb.node.statements import too_old
 from shardb.rpc import messages as m
 from shardb.rpc.transport import ServerStream, error_failure
+from shardb.storage.scan import scan_runs
 from shardb.storage.tablet import Tablet
 from shardb.txn.state import State
 from shardb.types import arrow_type
@@ -37,7 +36,6 @@ class ScanJob:
     def __init__(
         self,
         local: LocalRange,
-        tablet: Tablet,
         message: m.Scan,
         stream: ServerStream,
         reply: Callable[[m.Message], None],
@@ -45,7 +43,6 @@ class ScanJob:
         filter_rows: Filter,
     ) -> None:
         self._local = local
-        self._tablet = tablet
         self._message = message
         self._stream = stream
         self._reply = reply
@@ -71,54 +68,47 @@ class ScanJob:
         if blocker is not None:
             blocker.waiters.append(self._woken)
             return
-        overlay = None if state is None else state.overlay(message.table_id)
-        table = local.tables.get(message.table_id)
-        if table is None:  # dropped while this waited
+        tablet = local.tablets.get(message.table_id)
+        if tablet is None:  # dropped while this waited
             self._stream.end(m.Failure("42P01", "the table has been dropped"))
             return
         columns = list(message.columns)
         extra = sorted({int(c) for c in _COLUMN.findall(message.filter)} - set(columns))
         try:
-            batches = self._batches(table, columns + extra, ts, low, high, overlay)
+            if message.read_ts and message.read_ts < tablet.gc_ts:
+                raise too_old(message.read_ts)
+            batches = self._batches(tablet, columns + extra, ts, low, high, state)
         except (SqlError, ValueError, MemoryError) as error:
             self._stream.end(error_failure(error))
             return
+        local.engine.hold(ts)
         self._workers.submit(self._run, batches, bool(extra), ts)
 
     def _batches(
         self,
-        table: Table,
+        tablet: Tablet,
         positions: list[int],
         ts: int,
         low: bytes,
         high: bytes,
-        overlay: Mapping[bytes, bytes | None] | None,
+        state: State | None,
     ) -> Iterator[pa.RecordBatch]:
-        """Batches of the columns that have these positions in the message's schema version."""
+        """Batches of the columns at these positions, as the message's schema version has them."""
         message = self._message
-        scan = self._tablet.scan
-        earlier = table.at(message.schema_version)
-        kinds = [
-            arrow_type(earlier.columns[position].type_code, earlier.columns[position].typmod)
-            for position in positions
-        ]
-        if earlier is table:
-            return scan(positions, kinds, ts, low, high, message.with_key, overlay)
-        present = positions_at(table, message.schema_version, positions)
-        found = [(at, kind) for at, kind in zip(present, kinds, strict=True) if at >= 0]
-        batches = scan(
-            [at for at, _ in found],
-            [kind for _, kind in found],
+        runs = self._local.runs(message.table_id, message.schema_version, state)
+        types = runs.layout.types
+        return scan_runs(
+            runs,
+            positions,
+            [arrow_type(*types[position]) for position in positions],
             ts,
             low,
             high,
             message.with_key,
-            overlay,
+            None if state is None else state.overlay(message.table_id),
+            bounds=[(bound.column, bound.low, bound.high) for bound in message.bounds],
+            shadows=tablet.shadows,
         )
-        there = itertools.count()
-        where = [next(there) if at >= 0 else -1 for at in present]
-        names = [f"c{position}" for position in positions]
-        return EarlierColumns(batches, names, kinds, where)
 
     def _woken(self) -> None:
         """Goes on after a wait; an error goes to the reader, not to who ended the wait."""
@@ -134,6 +124,8 @@ class ScanJob:
         except Exception as error:  # whatever it is, the reader has to hear of it
             self._stream.end(error_failure(error))
             return
+        finally:
+            self._local.engine.release(ts)
         self._stream.end(m.StreamEnd(rows, ts))
 
     def _filtered(

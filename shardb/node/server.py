@@ -9,7 +9,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from shardb.env import Clock, Files, Rng, SystemClock, SystemFiles, SystemRng
+from shardb import limits
+from shardb.env import (
+    Clock,
+    Files,
+    Rng,
+    SystemBackground,
+    SystemClock,
+    SystemFiles,
+    SystemRng,
+)
 from shardb.errors import StorageError
 from shardb.node.node import ShardNode
 from shardb.node.recover import Resolver
@@ -17,6 +26,7 @@ from shardb.node.scan import Filter
 from shardb.rpc import framing
 from shardb.rpc import messages as m
 from shardb.rpc.transport import Client, listen
+from shardb.storage.memory import MemoryBudget
 
 SCAN_THREADS: Final = 4
 
@@ -40,6 +50,8 @@ class NodeServer:
         files: Files | None = None,
         rng: Rng | None = None,
         clock: Clock | None = None,
+        budget: MemoryBudget | None = None,
+        gc_ttl_ms: int = limits.GC_TTL_MS,
         on_fatal: Callable[[StorageError], None] = end_process,
     ) -> None:
         self.node_id = node_id
@@ -56,6 +68,9 @@ class NodeServer:
             on_fatal,
             self._workers,
             filter_rows,
+            SystemBackground(self._loop),
+            budget,
+            gc_ttl_ms,
         )
         self._resolver = Resolver(
             clock or SystemClock(), self.node.prepared_states, self.node.ranges.get, self._client

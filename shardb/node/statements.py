@@ -58,7 +58,13 @@ class Statement:
     """What both kinds of statements share: entering the transaction, waiting, ending."""
 
     def __init__(
-        self, local: LocalRange, locks: LockTable, txn: m.TxnRef, commit: bool, reply: Reply
+        self,
+        local: LocalRange,
+        locks: LockTable,
+        txn: m.TxnRef,
+        commit: bool,
+        reply: Reply,
+        version: int,
     ) -> None:
         self.local = local
         self.participant: Participant = local.participant
@@ -71,6 +77,7 @@ class Statement:
         self.over = False
         self.work: Waits | None = None
         self.waiter: Waiter | None = None
+        self.version = version  # of the table's schema that rows are read in
 
     def start(self, owner: object, work: Callable[[State], Waits]) -> None:
         """Enters the transaction and runs as far as possible without waiting."""
@@ -228,14 +235,17 @@ class Statement:
     def current(self, state: State, table_id: int, key: bytes) -> bytes | None:
         """The row under a lock: the transaction's own write, else the newest version."""
         overlay = state.overlays.get(table_id)
+        tablet = self.local.tablets[table_id]
         if overlay is not None and key in overlay:
-            return overlay[key]
+            row = overlay[key]
+            return row if row is None else tablet.as_version(row, self.version)
         bulk = state.bulk.get(table_id)
         if bulk is not None:
-            row = bulk.row(key)
+            assert isinstance(bulk, Bulk)
+            row = bulk.row(key, self.version)
             if row is not None:
                 return row
-        found = self.local.tablets[table_id].newest(key)
+        found = tablet.newest(key, self.version)
         if found is None:
             return None
         if found[1] > state.floor:
@@ -265,7 +275,8 @@ class RowStatement(Statement):
         reply: Reply,
     ) -> None:
         assert message.txn is not None
-        super().__init__(local, locks, message.txn, message.commit, reply)
+        version = registered.spec.schema_version
+        super().__init__(local, locks, message.txn, message.commit, reply, version)
         self.message = message
         self.registered = registered
         self.data: list[bytes] = []
@@ -305,7 +316,7 @@ class RowStatement(Statement):
         if interval is None:
             return []
         yield from self._settle(table_id, interval)
-        runs = local.runs(table_id, 0, state)
+        runs = local.runs(table_id, self.version, state)
         overlay = state.overlay(table_id)
         return program.candidates(runs, TS_MAX, params, overlay, local.low, local.high)
 
@@ -412,7 +423,7 @@ class RowStatement(Statement):
             if skipped:
                 overlay = dict(overlay or {})
                 overlay.update(dict.fromkeys(skipped))
-            runs = self.local.runs(table.id, 0, state)
+            runs = self.local.runs(table.id, self.version, state)
             if program.is_points:
                 break
             # Rows that came to match while others were waited for are to be locked as well.
@@ -434,7 +445,8 @@ class WriteStatement(Statement):
     def __init__(
         self, local: LocalRange, locks: LockTable, message: m.Write, table: Table, reply: Reply
     ) -> None:
-        super().__init__(local, locks, message.txn, message.commit, reply)
+        version = table.schema_version
+        super().__init__(local, locks, message.txn, message.commit, reply, version)
         self.message = message
         self.table = table
         self.skipped: list[int] = []
@@ -575,4 +587,14 @@ def duplicate_key(table: Table, program: Program | None, key: bytes) -> SqlError
         f'duplicate key value violates unique constraint "{name}"',
         detail=f"Key ({columns})=({values}) already exists.",
         constraint=name,
+    )
+
+
+def too_old(read_ts: int) -> SqlError:
+    """72000: versions that a snapshot needs are gone."""
+    return SqlError(
+        "72000",
+        "snapshot too old",
+        detail=f"Versions of rows at {read_ts} have been removed since.",
+        hint="Run the statement again; see --gc-ttl for how long overwritten rows are kept.",
     )

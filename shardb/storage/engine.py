@@ -21,6 +21,8 @@ from typing import Final, Protocol
 import msgspec
 
 from shardb import limits
+from shardb._core.segment import Segment
+from shardb._core.shadow import Shadows
 from shardb.env import Background, Files, Lock, Rng
 from shardb.errors import StorageError
 from shardb.storage import jobs
@@ -220,17 +222,15 @@ class Engine:
                 schema,
                 next(self._next),
                 self.open_segment,
+                self.freeze,
+                Shadows(self.budget.cache_bytes),
                 () if fresh else self.manifest.current.runs(range_id, table_id),
                 0 if fresh or state is None else state.flushed_index,
                 0 if fresh or state is None else state.gc_ts,
             )
             self.tablets[key] = tablet
-        elif schema.version > tablet.schema.version:
-            tablet.alter(schema, next(self._next), self.applied_index(range_id))
-        elif schema.version < tablet.schema.version:
-            return tablet  # replayed: the manifest knows better
         else:
-            tablet.schema = schema
+            tablet.learn(schema)
         if self.descriptors.get(key) != descriptor:
             self.descriptors[key] = descriptor
             self._record(key, tablet)
@@ -302,7 +302,9 @@ class Engine:
         """Begins a new memtable."""
         tablet.freeze(next(self._next), self.applied_index(tablet.range_id))
 
-    def link(self, tablet: Tablet, metas: Iterable[SegmentMeta], commit_ts: int, index: int) -> None:
+    def link(
+        self, tablet: Tablet, metas: Iterable[SegmentMeta], commit_ts: int, index: int
+    ) -> None:
         """Makes a transaction's segments part of the tablet at its commit timestamp.
 
         `index`: all of the range's log up to it is in what the tablet has now and in these.
@@ -342,7 +344,7 @@ class Engine:
             tablet.schema.codec,
         )
 
-    def open_segment(self, meta: SegmentMeta) -> jobs.Segment:
+    def open_segment(self, meta: SegmentMeta) -> Segment:
         """See `jobs.open_segment`."""
         return jobs.open_segment(self.files, self.segments_path, meta)
 

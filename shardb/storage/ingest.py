@@ -10,8 +10,8 @@ Belongs to the engine's thread, but for the runs it shows, which a scan may draw
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
 
+from shardb._core.coreerror import CoreError
 from shardb._core.memload import put_framed
 from shardb._core.memtable import TS_MAX, MemTable
 from shardb._core.rowcursor import RowCursor
@@ -21,11 +21,9 @@ from shardb.errors import SqlError, StorageError
 from shardb.storage import jobs
 from shardb.storage.engine import Engine
 from shardb.storage.failures import storage_error
+from shardb.storage.pieces import Run
 from shardb.storage.segmentformat import SegmentMeta
 from shardb.storage.tablet import Tablet
-
-if TYPE_CHECKING:
-    from shardb._core.runs import Run
 
 UNFLUSHED_MAX = 2  # parts that wait for a worker; above it the inserter waits
 
@@ -54,7 +52,7 @@ class Ingest:
         self._tablet = tablet
         self._memtable = MemTable()
         self._counted_bytes = 0  # in engine.private_bytes
-        self._version = tablet.schema.version
+        self._version = tablet.memtable_version  # of the memtable's rows
         self._statements: set[int] = set()
         self._parts: list[_Part] = []  # oldest first
         self._sealed: Runs | None = None
@@ -86,11 +84,10 @@ class Ingest:
 
         After False the statement has to be undone.
         """
-        tablet = self._tablet
-        if tablet.schema.version != self._version:
+        version = int.from_bytes(rows[4:6], "little")  # one statement's rows have one layout
+        if version != self._version:
             self._seal()
-            self._version = tablet.schema.version
-        rows = tablet.adapted_framed(rows, count)
+            self._version = version
         self._statements.add(statement)
         before = self._memtable.entries
         put_framed(self._memtable, keys, rows, count, statement)
@@ -104,21 +101,22 @@ class Ingest:
 
     def first_held(self, keys: bytes, count: int) -> int:
         """The number of the first of these framed keys that is in it, -1 if none."""
-        return Runs(self._tablet.layout, self.runs()).first_existing(keys, count)
+        return self._own_runs().first_existing(keys, count)
 
-    def newest(self, key: bytes) -> bytes | None:
-        """The row of a key, None if it is not in it."""
-        if not self._parts:
-            found = self._memtable.newest(key)
-            return None if found is None else found[0]
-        found = Runs(self._tablet.layout, self.runs()).newest(key)
+    def newest(self, key: bytes, version: int = 0) -> bytes | None:
+        """The row of a key as a version of the table has it, None if it is not in it."""
+        found = self._own_runs(version).newest(key)
         return None if found is None else found[0]
+
+    def _own_runs(self, version: int = 0) -> Runs:
+        version = version or self._version
+        return Runs(self._tablet.schema.layout(version), self.runs(version))
 
     def runs(self, version: int = 0) -> list[Run]:
         """The transaction's own runs, newest first, as rows of a version of the table."""
         tablet = self._tablet
         schema = tablet.schema
-        version = version or schema.version
+        version = version or self._version
         runs: list[Run] = []
         if self._memtable.entries:
             runs.append((True, [(self._memtable, schema.map(self._version, version))]))
@@ -132,7 +130,8 @@ class Ingest:
     def _sealed_runs(self) -> Runs:
         if self._sealed is None:
             runs = self.runs()
-            self._sealed = Runs(self._tablet.layout, runs[1:] if self._memtable.entries else runs)
+            layout = self._tablet.schema.layout(self._version)
+            self._sealed = Runs(layout, runs[1:] if self._memtable.entries else runs)
         return self._sealed
 
     # --- statements that are taken back
@@ -153,11 +152,12 @@ class Ingest:
         ):
             return
         schema = self._tablet.schema
+        version = self._version
         fresh = MemTable()
         kept: list[_Part] = []
         sources: list[Run] = []
         if any(map(wanted, self._statements)):
-            sources.append((False, [(self._memtable, schema.map(self._version, schema.version))]))
+            sources.append((False, [(self._memtable, None)]))
         statements = {number for number in self._statements if wanted(number)}
         for part in self._parts:
             if all(map(wanted, part.statements)):
@@ -165,21 +165,21 @@ class Ingest:
                 continue
             if any(map(wanted, part.statements)):
                 if part.memtable is not None:
-                    piece = part.memtable, schema.map(part.version, schema.version)
+                    piece = part.memtable, schema.map(part.version, version)
                     sources.append((False, [piece]))
                 else:
-                    pieces = [self._tablet.piece(s, schema.version) for s in part.segments]
+                    pieces = [self._tablet.piece(s, version) for s in part.segments]
                     sources.append((False, pieces))
                 statements |= {number for number in part.statements if wanted(number)}
             self._discard(part)
         for source in sources:
-            runs = Runs(self._tablet.layout, [source])
+            runs = Runs(schema.layout(version), [source])
             for key, row, number in RowCursor(runs, b"", b"", ts, False, None):
                 if wanted(number):
                     fresh.put(key, row, number)
         self._parts = kept
         self._sealed = None
-        self._memtable, self._version = fresh, schema.version
+        self._memtable = fresh
         self._statements = statements
         self._count()
 
@@ -188,9 +188,10 @@ class Ingest:
     def absorb(self, overlay: Mapping[bytes, bytes | None]) -> None:
         """Takes the transaction's later writes by key as well, so that all goes in one way."""
         self._seal()
-        self._version = self._tablet.schema.version
         for key, row in overlay.items():
-            self._memtable.put(key, None if row is None else self._tablet.adapted(row), 1)
+            if row is not None:
+                row = self._tablet.as_version(row, self._version)
+            self._memtable.put(key, row, 1)
         self._statements.add(1)
 
     @property
@@ -294,6 +295,6 @@ class Ingest:
 def _as_storage_error(error: BaseException) -> StorageError:
     if isinstance(error, OSError):
         return storage_error("write a segment", error)
-    if isinstance(error, SqlError):
+    if isinstance(error, SqlError | CoreError):
         return StorageError(error.sqlstate, error.message)
     return StorageError("58030", f"could not write a segment: {error!r}")

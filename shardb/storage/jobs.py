@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 import pyarrow as pa
@@ -21,6 +20,7 @@ from shardb._core.runmerge import RunMerge
 from shardb._core.segment import Segment
 from shardb.env import Files, OutputFile
 from shardb.errors import StorageError
+from shardb.storage.pieces import Piece
 from shardb.storage.segmentformat import (
     VERSION,
     SegmentColumn,
@@ -30,9 +30,6 @@ from shardb.storage.segmentformat import (
 )
 from shardb.storage.segmentwriter import SegmentWriter
 from shardb.types import arrow_type
-
-if TYPE_CHECKING:
-    from shardb._core.runs import Piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +100,10 @@ def write_segments(
     try:
         for batch in batches:
             keys = batch.column(0)
-            if writer is not None and writer.bytes_written >= segment_bytes:
-                if keys[0].as_py() != last_key:
-                    finish(writer)
-                    writer = None
+            full = writer is not None and writer.bytes_written >= segment_bytes
+            if writer is not None and full and keys[0].as_py() != last_key:
+                finish(writer)
+                writer = None
             if writer is None:
                 number = target.number()
                 numbers.append(number)

@@ -14,7 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from shardb import limits
+from shardb._core.coreerror import CoreError
+from shardb._core.memtable import MemTable
 from shardb._core.runmerge import RunMerge
+from shardb._core.segment import Segment
 from shardb.errors import SqlError, StorageError
 from shardb.storage import jobs, policy
 from shardb.storage.edits import Edit, TabletState
@@ -40,6 +43,7 @@ class Maintenance:
         self._waiting: list[Callable[[], None]] = []
         self._blocked: dict[tuple[int, int], StorageError] = {}  # merges that damage prevents
         self._retry_in_ms = 0
+        self._trim_ms = 0
         self._started = False
         self.stopped = False
         self.pressed = False
@@ -69,7 +73,23 @@ class Maintenance:
         self._engine.files.call_later(limits.MAINTENANCE_TICK_MS, self._tick)
         self._retry_in_ms = max(self._retry_in_ms - limits.MAINTENANCE_TICK_MS, 0)
         self._freeze_some()
+        self._trim_ms += limits.MAINTENANCE_TICK_MS
+        if self._trim_ms >= limits.CACHE_TRIM_MS:
+            self._trim_ms = 0
+            self._trim()
         self.pump()
+
+    def _trim(self) -> None:
+        """Drops caches that have grown too large; they fill again with what is used."""
+        tablets = list(self._engine.tablets.values())
+        most = self._engine.budget.cache_bytes // 2
+        if sum(tablet.shadows.memory_bytes for tablet in tablets) > most:
+            for tablet in tablets:
+                tablet.shadows.clear()
+        segments = [segment for tablet in tablets for segment in tablet.open_segments]
+        if sum(segment.held_bytes for segment in segments) > most:
+            for segment in segments:
+                segment.trim()
 
     def pump(self) -> None:
         """Starts what is due, and lets writers go on or has them wait."""
@@ -139,7 +159,7 @@ class Maintenance:
             if error is not None:
                 self._failed("name a transaction's segments in the manifest", error)
             elif not tablet.dropped:
-                tablet.settle(item, ())
+                tablet.settle(item)
                 self._engine.cut_log()
                 self.pump()
 
@@ -170,19 +190,37 @@ class Maintenance:
         self._flushing = tablet
         self._work.add(work)
 
-        def done(metas: list[SegmentMeta] | None, error: BaseException | None) -> None:
+        def done(made: list[Segment] | None, error: BaseException | None) -> None:
             self._work.discard(work)
-            if metas is None:
+            if made is None:
                 self._flushing = None
                 self._failed("flush a memtable", error)
                 return
-            self._flushed(tablet, item, metas)
+            self._flushed(tablet, item, made)
 
-        engine.background.run(lambda: jobs.write_segments(work, target), done)
+        engine.background.run(self._job(tablet, work, target, [item.memtable]), done)
 
-    def _flushed(self, tablet: Tablet, item: Frozen, metas: list[SegmentMeta]) -> None:
+    def _job(
+        self,
+        tablet: Tablet,
+        work: RunMerge,
+        target: jobs.Target,
+        sources: Sequence[MemTable | Segment],
+    ) -> Callable[[], list[Segment]]:
+        """Writes, opens what was written, and tells the shadows what takes the sources' place."""
+        engine, shadows, runs = self._engine, tablet.shadows, tablet.runs()
+
+        def job() -> list[Segment]:
+            made = [engine.open_segment(meta) for meta in jobs.write_segments(work, target)]
+            shadows.replace(runs, sources, made)
+            return made
+
+        return job
+
+    def _flushed(self, tablet: Tablet, item: Frozen, made: list[Segment]) -> None:
         """The files are there; now they have to be named."""
         engine = self._engine
+        metas = metas_of(made)
 
         def done(error: StorageError | None) -> None:
             self._flushing = None
@@ -191,7 +229,7 @@ class Maintenance:
                 if error is not None:
                     self._failed("name a flushed segment in the manifest", error)
                 return
-            tablet.settle(item, metas)
+            tablet.settle(item, made)
             self.flushes += 1
             self.failure = None
             engine.cut_log()
@@ -249,13 +287,14 @@ class Maintenance:
         engine = self._engine
         chosen = tablet.shape[choice.first : choice.end]
         inputs = [meta for run in chosen for meta in run]
-        version = tablet.schema.version
         try:
-            sources = [tablet.piece(tablet.segment(meta), version) for meta in inputs]
+            segments = [tablet.segment(meta) for meta in inputs]
         except StorageError as error:
             self._block(tablet, error)
             return
-        columns = tablet.schema.columns
+        version = max(tablet.version_of(segment) for segment in segments)
+        sources = [tablet.piece(segment, version) for segment in segments]
+        columns = tablet.schema.columns_of(version)
         work = jobs.merge(
             sources, tablet.schema.layout(version), columns, gc_ts, choice.bottom
         )
@@ -264,23 +303,24 @@ class Maintenance:
         self._merging = tablet
         self._work.add(work)
 
-        def done(metas: list[SegmentMeta] | None, error: BaseException | None) -> None:
+        def done(made: list[Segment] | None, error: BaseException | None) -> None:
             self._work.discard(work)
-            if metas is None:
+            if made is None:
                 self._merging = None
-                if isinstance(error, SqlError) and error.sqlstate == "XX001":
+                if isinstance(error, CoreError) and error.sqlstate == "XX001":
                     self._block(tablet, StorageError("XX001", error.message))
                 else:
                     self._failed("merge segments", error)
                 return
-            self._merged(tablet, inputs, metas, gc_ts)
+            self._merged(tablet, inputs, made, gc_ts)
 
-        engine.background.run(lambda: jobs.write_segments(work, target), done)
+        engine.background.run(self._job(tablet, work, target, segments), done)
 
     def _merged(
-        self, tablet: Tablet, inputs: list[SegmentMeta], metas: list[SegmentMeta], gc_ts: int
+        self, tablet: Tablet, inputs: list[SegmentMeta], made: list[Segment], gc_ts: int
     ) -> None:
         engine = self._engine
+        metas = metas_of(made)
 
         def done(error: StorageError | None) -> None:
             self._merging = None
@@ -289,7 +329,7 @@ class Maintenance:
                 if error is not None:
                     self._failed("name merged segments in the manifest", error)
                 return
-            tablet.replace(inputs, metas)
+            tablet.replace(inputs, made)
             tablet.gc_ts = max(tablet.gc_ts, gc_ts)
             self.merges += 1
             self.merged_bytes += sum(meta.bytes for meta in metas)
@@ -314,10 +354,19 @@ class Maintenance:
             return
         if isinstance(error, OSError):
             self.failure = storage_error(what, error)
-        elif isinstance(error, SqlError):
+        elif isinstance(error, SqlError | CoreError):
             self.failure = StorageError(error.sqlstate, f"could not {what}: {error.message}")
         else:
             self.failure = StorageError("58030", f"could not {what}: {error!r}")
         log.error("%s; it will be tried again", self.failure.message)
         self._retry_in_ms = limits.MAINTENANCE_RETRY_MS
         self._press()
+
+
+def metas_of(segments: Sequence[Segment]) -> list[SegmentMeta]:
+    """What the manifest says of segments."""
+    metas = []
+    for segment in segments:
+        assert isinstance(segment.meta, SegmentMeta)
+        metas.append(segment.meta)
+    return metas

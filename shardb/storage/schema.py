@@ -7,7 +7,7 @@ Columns are the same if they have the same id.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from shardb._core.rowcodec import RowLayout
 from shardb._core.rowmap import RowMap
@@ -18,7 +18,8 @@ from shardb.storage.segmentformat import SegmentColumn
 class TabletSchema:
     """Immutable. `missing` has, by column id, the text of the value in rows older than the column.
 
-    `earlier` maps the schema versions that were before to their columns.
+    `earlier` maps the schema versions that were before to their columns. `version` may not be
+    published yet, and then another schema may take its place; rows of it exist once it is.
     """
 
     __slots__ = ("_layouts", "_maps", "codec", "columns", "earlier", "missing", "version")
@@ -27,8 +28,8 @@ class TabletSchema:
         self,
         version: int,
         columns: Sequence[SegmentColumn],
-        missing: dict[int, str] | None = None,
-        earlier: dict[int, Sequence[SegmentColumn]] | None = None,
+        missing: Mapping[int, str] | None = None,
+        earlier: Mapping[int, Sequence[SegmentColumn]] | None = None,
         codec: str = "",
     ) -> None:
         self.version = version
@@ -39,6 +40,11 @@ class TabletSchema:
         self._layouts: dict[int, RowLayout] = {}
         self._maps: dict[tuple[int, int], RowMap | None] = {}
 
+    @property
+    def oldest(self) -> int:
+        """The first version there was, as far as is known."""
+        return min([self.version, *self.earlier])
+
     def columns_of(self, version: int) -> tuple[SegmentColumn, ...]:
         """The columns of a version; XX001 if it is none of this table's."""
         if version == self.version:
@@ -48,9 +54,8 @@ class TabletSchema:
             raise StorageError("XX001", f"rows have schema version {version}, which is unknown")
         return found
 
-    def layout(self, version: int = 0) -> RowLayout:
-        """The row layout of a version, by default the present one; always the same object."""
-        version = version or self.version
+    def layout(self, version: int) -> RowLayout:
+        """The row layout of a version; always the same object."""
         layout = self._layouts.get(version)
         if layout is None:
             types = [(column.type_code, column.typmod) for column in self.columns_of(version)]

@@ -13,19 +13,16 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from shardb._core.frames import join_items, split_items
 from shardb._core.memload import put_framed
 from shardb._core.memtable import MemTable
-from shardb._core.rowcodec import RowLayout
 from shardb._core.runs import Runs
 from shardb._core.segment import Segment
+from shardb._core.shadow import Shadows
+from shardb.storage.pieces import Piece, Run
 from shardb.storage.schema import TabletSchema
 from shardb.storage.segmentformat import SegmentIndex, SegmentMeta
-
-if TYPE_CHECKING:
-    from shardb._core.runs import Piece, Run
 
 Opener = Callable[[SegmentMeta], Segment]
 
@@ -60,7 +57,9 @@ class Tablet:
     """Versions of rows by key. A key's versions have ascending timestamps.
 
     `settled_index`: all of the range's log up to it is in segments that the manifest names.
-    `gc_ts`: versions that only snapshots below it need may be gone.
+    `gc_ts`: versions that only snapshots below it need may be gone. `version` is the schema version
+    of the memtable's rows: that of the newest row written, for a newer schema that is only known
+    may not come to be.
     """
 
     def __init__(
@@ -70,6 +69,8 @@ class Tablet:
         schema: TabletSchema,
         order: int,
         opener: Opener,
+        freeze: Callable[[Tablet], None],
+        shadows: Shadows,
         metas: Iterable[SegmentMeta] = (),
         settled_index: int = 0,
         gc_ts: int = 0,
@@ -80,38 +81,38 @@ class Tablet:
         self.settled_index = settled_index
         self.gc_ts = gc_ts
         self.memtable = MemTable()
+        self.version = 0  # not known: no row was written since the start
         self.order = order  # of the active memtable
         self.unsettled: deque[Frozen | Linked] = deque()
         self.metas = sorted(metas, key=_order, reverse=True)  # of all segments, newest first
         self.dropped = False
         self.since_log_bytes = 0  # how much log there was when the memtable was begun, 0: not known
+        self.shadows = shadows  # what scans learn of rows that newer runs hide
         self._opener = opener
+        self._freeze = freeze
         self._open: dict[int, Segment] = {}
         self._runs: dict[int, Runs] = {}
         self._shape: list[list[SegmentMeta]] | None = None
-
-    @property
-    def layout(self) -> RowLayout:
-        """The layout of rows that are written now."""
-        return self.schema.layout()
+        self._version_bytes = b"\0\0"
 
     # --- reading
 
     def runs(self, version: int = 0) -> Runs:
         """The rows as a version of the table has them; a view that stays as it is.
 
-        StorageError XX001 if the tablet cannot be read.
+        By default any version, for those who only ask whether rows are there. StorageError XX001
+        if the tablet cannot be read.
         """
         found = self._runs.get(version)
         if found is None:
-            found = self._runs[version] = Runs(
-                self.schema.layout(version), self._list(version or self.schema.version)
-            )
+            wanted = version or self.memtable_version
+            found = Runs(self.schema.layout(wanted), self._list(wanted))
+            self._runs[version] = found
         return found
 
-    def newest(self, key: bytes) -> tuple[bytes | None, int] | None:
+    def newest(self, key: bytes, version: int = 0) -> tuple[bytes | None, int] | None:
         """(row, or None if deleted; its commit_ts) of the newest version, or None."""
-        return self.runs().newest(key)
+        return self.runs(version).newest(key)
 
     def view(self, own: Sequence[Run], version: int = 0) -> Runs:
         """The same with a transaction's own runs, newest first, before all others."""
@@ -125,6 +126,12 @@ class Tablet:
             found = self._open[meta.number] = self._opener(meta)
         return found
 
+    @staticmethod
+    def version_of(segment: Segment) -> int:
+        """The schema version that a segment's rows are of."""
+        assert isinstance(segment.index, SegmentIndex)
+        return segment.index.schema_version
+
     def piece(self, segment: Segment, version: int) -> Piece:
         """A segment with the way of its rows to a version."""
         index = segment.index
@@ -134,7 +141,7 @@ class Tablet:
     def _list(self, version: int) -> list[Run]:
         """All runs, newest first: memtables and groups of disjoint segments."""
         schema = self.schema
-        runs: list[Run] = [(False, [(self.memtable, schema.map(schema.version, version))])]
+        runs: list[Run] = [(False, [(self.memtable, schema.map(self.memtable_version, version))])]
         frozen = [item for item in reversed(self.unsettled) if isinstance(item, Frozen)]
         metas = list(self.metas)
         at = 0
@@ -159,38 +166,58 @@ class Tablet:
     def apply(self, writes: Iterable[tuple[bytes, bytes | None]], commit_ts: int) -> None:
         """Makes a committed transaction's writes visible from `commit_ts` on; None deletes."""
         put = self.memtable.put
-        version = self.schema.version.to_bytes(2, "little")
+        version = self._version_bytes
         for key, row in writes:
             if row is not None and row[:2] != version:
-                row = self.adapted(row)
+                row = self._adapted(row)
+                put = self.memtable.put
+                version = self._version_bytes
             put(key, row, commit_ts)
 
     def apply_framed(self, keys: bytes, rows: bytes | None, count: int, commit_ts: int) -> None:
         """The same for `count` items of `u32 length, bytes`; `rows` None deletes the keys."""
-        if rows is not None:
-            rows = self.adapted_framed(rows, count)
+        if rows is not None and count:
+            self._adapted(rows[4:6])
+            if self.schema.earlier:
+                version = self._version_bytes
+                items = split_items(rows, count)
+                if any(row[:2] != version for row in items):
+                    items = [self._adapted(row) for row in items]
+                    rows = join_items([self._adapted(row) for row in items])
         put_framed(self.memtable, keys, rows, count, commit_ts)
 
-    def adapted(self, row: bytes) -> bytes:
-        """A row of any version in the present layout."""
-        map = self.schema.map(int.from_bytes(row[:2], "little"), self.schema.version)
+    def as_version(self, row: bytes, version: int) -> bytes:
+        """A row of any version as another has it."""
+        map = self.schema.map(int.from_bytes(row[:2], "little"), version)
         return row if map is None else map.convert(row)
 
-    def adapted_framed(self, rows: bytes, count: int) -> bytes:
-        """The same for framed rows."""
-        if not self.schema.earlier:
-            return rows
-        version = self.schema.version.to_bytes(2, "little")
-        items = split_items(rows, count)
-        if all(row[:2] == version for row in items):
-            return rows
-        return join_items([self.adapted(row) for row in items])
+    @property
+    def memtable_version(self) -> int:
+        """The schema version of the memtable's layout."""
+        return self.version or self.schema.oldest
+
+    def _adapted(self, row: bytes) -> bytes:
+        """A row for the memtable; one of a newer version begins a new memtable.
+
+        Of the row's version alone (2 bytes), only that.
+        """
+        version = int.from_bytes(row[:2], "little")
+        if version == self.version:
+            return row
+        if version > self.version:
+            self.schema.columns_of(version)
+            if self.version or self.memtable.entries:
+                self._freeze(self)
+            self.version = version
+            self._version_bytes = row[:2]
+            self._changed()
+            return row
+        return row if len(row) == 2 else self.as_version(row, self.version)
 
     # --- changes of what it consists of
 
-    def alter(self, schema: TabletSchema, order: int, index: int) -> None:
-        """Takes a new schema; what is there keeps its layout. Fine if it is the present one."""
-        self.freeze(order, index)
+    def learn(self, schema: TabletSchema) -> None:
+        """Takes a newer schema. What is there keeps its layout, and so does the memtable."""
         self.schema = schema
         self._changed()
 
@@ -201,7 +228,7 @@ class Tablet:
         """
         if not self.memtable.entries:
             return False
-        self.unsettled.append(Frozen(self.memtable, self.schema.version, self.order, index))
+        self.unsettled.append(Frozen(self.memtable, self.memtable_version, self.order, index))
         self.memtable = MemTable()
         self.order = order
         self.since_log_bytes = 0
@@ -219,24 +246,34 @@ class Tablet:
         self.unsettled.append(Linked(metas, index))
         self._changed()
 
-    def settle(self, item: Frozen | Linked, metas: Sequence[SegmentMeta]) -> None:
-        """The oldest unsettled item is in the manifest; `metas` are what a memtable became."""
+    def settle(self, item: Frozen | Linked, segments: Sequence[Segment] = ()) -> None:
+        """The oldest unsettled item is in the manifest; `segments` are what a memtable became."""
         assert self.unsettled[0] is item
         self.unsettled.popleft()
         self.settled_index = max(self.settled_index, item.index)
-        if metas:
-            self.metas = sorted([*metas, *self.metas], key=_order, reverse=True)
+        self._add(segments)
         self._changed()
 
-    def replace(self, old: Sequence[SegmentMeta], new: Sequence[SegmentMeta]) -> None:
+    def replace(self, old: Sequence[SegmentMeta], new: Sequence[Segment]) -> None:
         """A compaction is in the manifest."""
         gone = {meta.number for meta in old}
         assert gone <= {meta.number for meta in self.metas}
-        kept = [meta for meta in self.metas if meta.number not in gone]
-        self.metas = sorted([*kept, *new], key=_order, reverse=True)
+        self.metas = [meta for meta in self.metas if meta.number not in gone]
         for number in gone:
             self._open.pop(number, None)
+        self._add(new)
         self._changed()
+        if self.shadows.memory_bytes:
+            self.shadows.keep(self.runs())
+
+    def _add(self, segments: Sequence[Segment]) -> None:
+        metas = []
+        for segment in segments:
+            meta = segment.meta
+            assert isinstance(meta, SegmentMeta)
+            metas.append(meta)
+            self._open[meta.number] = segment
+        self.metas = sorted([*metas, *self.metas], key=_order, reverse=True)
 
     def _changed(self) -> None:
         self._runs.clear()

@@ -48,7 +48,7 @@ _OUTCOME: Final = struct.Struct("<B16sQ")
 class Section(NamedTuple):
     """Rows of one table: `keys` and `rows` as items; `rows` is None where the keys are deleted.
 
-    With `links` there are neither: the rows are in segments, which it names, opaque to transactions.
+    With `links` there are neither: it names segments with the rows, in a form of the host's.
     """
 
     table_id: int

@@ -2,7 +2,7 @@
 
 Writes are numbered by statement so that failed statements and savepoints take back theirs. Few rows
 are kept row by row (`overlay`, seen by the transaction's own reads); large batches are the host's
-(`BulkWrites`), and the presence of a key there stands for its row lock.
+(`BulkWrites`), where the presence of a key stands for its row lock.
 
 Of a table that has both, the overlay's writes came after all of the bulk's.
 """
@@ -39,27 +39,29 @@ Previous = bytes | None | _Missing
 class BulkWrites(Protocol):
     """Large inserts into one table: rows that were not there, each key once; their keys are locked.
 
-    A bulk stays with its transaction until `close`, which is called once.
+    A bulk stays with its transaction until `close`.
     """
 
     @property
     def absorbed(self) -> bool:
         """True if the table's overlay is part of it now."""
+        ...
 
     def holds(self, key: bytes) -> bool:
         """True if a row with this key is in it."""
-
-    def row(self, key: bytes) -> bytes | None:
-        """That row."""
+        ...
 
     def first_held(self, keys: bytes, count: int) -> int:
         """The number of the first of these framed keys that is in it, -1 if none."""
+        ...
 
     def undo(self, statement: int) -> None:
         """Takes back the rows of all statements after `statement`."""
+        ...
 
     def keep(self, live: Iterable[int]) -> None:
         """Drops the rows of all statements but these."""
+        ...
 
     def when_ready(
         self,
@@ -70,12 +72,15 @@ class BulkWrites(Protocol):
 
         What needs it is durable then. A large one takes the `overlay` in as well.
         """
+        ...
 
     def sections(self, table_id: int) -> list[Section]:
         """The rows, or the files they are in, as a log record has them."""
+        ...
 
     def close(self, committed: bool) -> None:
-        """The transaction has ended."""
+        """The transaction has ended; a second call does nothing."""
+        ...
 
 
 class State:
@@ -148,111 +153,6 @@ class State:
     def overlay(self, table_id: int) -> dict[bytes, bytes | None] | None:
         """The transaction's own writes to a table by key, or None."""
         return self.overlays.get(table_id)
-
-    def undo(self, statement: int) -> None:
-        """Takes back the rows of all statements after `statement`."""
-
-    def keep(self, live: Iterable[int]) -> None:
-        """Drops the rows of all statements but these."""
-
-    def when_ready(
-        self,
-        overlay: Mapping[bytes, bytes | None] | None,
-        call: Callable[[StorageError | None], None],
-    ) -> None:
-        """Calls, perhaps at once, when `sections` can be logged, or with the error.
-
-        What needs it is durable then. A large one takes the `overlay` in as well.
-        """
-
-    def sections(self, table_id: int) -> list[Section]:
-        """The rows, or the files they are in, as a log record has them."""
-
-    def close(self, committed: bool) -> None:
-        """The transaction has ended."""
-
-
-class State:
-    """One transaction on one range."""
-
-    __slots__ = (
-        "abandon",
-        "after",
-        "bulk",
-        "bytes",
-        "cancel",
-        "floor",
-        "held",
-        "last_reply",
-        "last_statement",
-        "log",
-        "min_commit_ts",
-        "overlays",
-        "owner",
-        "participants",
-        "phase",
-        "sealing",
-        "state_id",
-        "statements",
-        "txn_id",
-        "waiters",
-    )
-
-    def __init__(self, txn_id: bytes, state_id: int, owner: object) -> None:
-        self.txn_id = txn_id
-        self.state_id = state_id
-        self.owner = owner  # the connection it came over, opaque; None after a restart
-        self.phase = ACTIVE
-        self.statements: set[int] = set()
-        self.abandon: Callable[[], None] | None = None  # ends the statement being carried out
-        self.cancel: Callable[[int], None] | None = None  # the same, if it has this number
-        self.last_statement = 0
-        self.last_reply: Message | None = None
-        self.floor = 0  # the largest commit_ts read, locked or overwritten
-        self.bytes = 0  # of buffered writes, ever
-        self.log: list[tuple[int, int, bytes, bytes | None, Previous]] = []
-        self.overlays: dict[int, dict[bytes, bytes | None]] = {}
-        self.bulk: dict[int, BulkWrites] = {}
-        self.sealing = False  # its bulk is on the way to disk, for a commit or prepare to follow
-        self.held: dict[Key, bool] = {}
-        self.min_commit_ts = 0
-        self.participants: tuple[Participant, ...] = ()
-        self.waiters: list[Callable[[], None]] = []  # called once the outcome is applied
-        self.after: list[Callable[[], None]] = []  # called once the record in flight is durable
-
-    @property
-    def has_writes(self) -> bool:
-        return bool(self.log) or bool(self.bulk)
-
-    def put(self, statement: int, table_id: int, key: bytes, row: bytes | None) -> None:
-        """Buffers a write; None deletes. REQUIRES: the key is locked."""
-        overlay = self.overlays.get(table_id)
-        if overlay is None:
-            overlay = self.overlays[table_id] = {}
-        self.grow(len(key) + len(row or b""))
-        self.log.append((statement, table_id, key, row, overlay.get(key, MISSING)))
-        overlay[key] = row
-
-    def grow(self, size: int) -> None:
-        """Counts bytes of buffered writes; 54000 if they become too many."""
-        self.bytes += size
-        if self.bytes > limits.TXN_BUFFER_MAX_BYTES:
-            raise SqlError("54000", "the transaction writes too much to one range")
-
-    def overlay(self, table_id: int) -> dict[bytes, bytes | None] | None:
-        """The transaction's own writes to a table by key, or None; bulk is unpacked first."""
-        if table_id in self.bulk:
-            self.unpack(table_id)
-        return self.overlays.get(table_id)
-
-    def unpack(self, table_id: int) -> None:
-        """Moves a table's bulk writes into its overlay. Their keys stay locked by the key set."""
-        bulk = self.bulk[table_id]
-        chunks, bulk.chunks = bulk.chunks, []
-        for statement, count, keys, rows in chunks:
-            pairs = zip(split_items(keys, count), split_items(rows, count), strict=True)
-            for key, row in pairs:
-                self.put(statement, table_id, key, row)
 
     def undo(self, statement: int) -> None:
         """Takes back the writes of all statements after `statement`; locks stay."""

@@ -7,6 +7,7 @@ of a table are written before, between and after the changes, so that several ro
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -294,6 +295,35 @@ def test_readers_and_writers_go_on_beside_changes(cluster: Cluster) -> None:
         row = connection.execute("SELECT count(*), min(c9), max(c1) FROM a").fetchone()
         assert row == (100 + written, 9, 1)
         connection.execute("DROP TABLE a")
+
+
+def test_rows_of_all_layouts_are_there_after_a_crash(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as own:
+        with own.connect() as connection:
+            connection.execute(
+                "CREATE TABLE a (id int PRIMARY KEY, x text, y int) WITH (split_at = '3')"
+            )
+            connection.execute("INSERT INTO a VALUES (1, 'one', 1), (5, 'five', 5)")
+            connection.execute("ALTER TABLE a ADD z int DEFAULT 9")
+            connection.execute("INSERT INTO a VALUES (2, 'two', 2, 2), (6, 'six', 6, 6)")
+            connection.execute("ALTER TABLE a DROP x, ADD w text DEFAULT 'w'")
+            connection.execute("BEGIN")
+            connection.execute("INSERT INTO a VALUES (3, 3, 3, NULL), (7, 7, 7, 'v')")
+            connection.execute("UPDATE a SET y = 0 WHERE id IN (1, 6)")
+            connection.execute("COMMIT")
+        own.kill_all()
+        own.start()
+        with own.connect() as connection:
+            assert connection.execute("SELECT * FROM a ORDER BY id").fetchall() == [
+                (1, 0, 9, "w"),
+                (2, 2, 2, "w"),
+                (3, 3, 3, None),
+                (5, 5, 9, "w"),
+                (6, 0, 6, "w"),
+                (7, 7, 7, "v"),
+            ]
+            connection.execute("ALTER TABLE a DROP z")
+            assert connection.execute("SELECT * FROM a WHERE id = 5").fetchall() == [(5, 5, "w")]
 
 
 def test_compression_is_an_option_of_tables(cluster: Cluster) -> None:

@@ -20,7 +20,7 @@ from shardb.errors import SqlError
 from shardb.meta.descriptors import Column, Group, Node, Range, Table
 from shardb.meta.embedded import EmbeddedStore
 from shardb.node.keys import key_codec_of
-from shardb.node.relayout import layout_of
+from shardb.node.ranges import schema_of
 from shardb.node.server import NodeServer
 from shardb.program import Aggregate, Call, Col, Conflict, Const, Key, Param, ProgramSpec, TypeRef
 from shardb.rpc.messages import Rows
@@ -99,7 +99,7 @@ class Cluster:
         self.shards = shards
         self.servers: dict[int, NodeServer] = {}
         self.codec = key_codec_of(TABLE)
-        self.layout = layout_of(TABLE)
+        self.layout = schema_of(TABLE).layout(TABLE.schema_version)
         split = self.codec.encode((SPLIT,))
         bounds = [(b"", split), (split, b"")] if shards == 2 else [(b"", b"")]
         self.ranges = tuple(

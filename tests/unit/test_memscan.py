@@ -16,6 +16,7 @@ from shardb._core.coreerror import CoreError
 from shardb._core.memscan import scan_batches
 from shardb._core.memtable import MemTable
 from shardb._core.rowcodec import RowLayout
+from shardb._core.runs import Runs
 from shardb.types import TypeCode
 
 NUMERIC_10_2 = (10 << 16 | 2) + 4
@@ -56,6 +57,10 @@ LAYOUT = RowLayout(1, [(int(code), typmod) for code, typmod, _, _ in COLUMNS])
 TYPES = [arrow for _, _, arrow, _ in COLUMNS]
 ROW = st.tuples(*[st.one_of(st.none(), values) for *_, values in COLUMNS])
 ALL = list(range(len(COLUMNS)))
+
+
+def runs_of(table: MemTable, layout: RowLayout = LAYOUT) -> Runs:
+    return Runs(layout, [(False, [(table, None)])])
 
 
 def plain(value: object) -> object:
@@ -103,11 +108,10 @@ def test_equals_the_rows_decoded_one_by_one(
     for key in sorted({*below, *own}):
         row = own[key] if key in own else below[key][0]
         if row is not None and key >= start and (not end or key < end):
-            stamp = below[key][1] if key in below else 0
+            stamp = 0 if key in own else below[key][1]
             expected.append((*(plain(row[c]) for c in columns), key, stamp))
     batches = scan_batches(
-        table,
-        LAYOUT,
+        runs_of(table),
         columns,
         [TYPES[c] for c in columns],
         ts,
@@ -125,9 +129,9 @@ def test_no_columns_still_count_the_rows() -> None:
     table = MemTable()
     for number in range(10):
         table.put(b"%d" % number, LAYOUT.encode([None] * len(COLUMNS)), 1)
-    batches = list(scan_batches(table, LAYOUT, [], [], 1, batch_rows=4))
+    batches = list(scan_batches(runs_of(table), [], [], 1, batch_rows=4))
     assert [batch.num_rows for batch in batches] == [4, 4, 2]
-    assert list(scan_batches(table, LAYOUT, [], [], 0)) == []
+    assert list(scan_batches(runs_of(table), [], [], 0)) == []
 
 
 def test_intervals_become_nanoseconds() -> None:
@@ -137,7 +141,7 @@ def test_intervals_become_nanoseconds() -> None:
     row[2] = 0
     row[3:19] = (1).to_bytes(4, "little") + (2).to_bytes(4, "little") + (3).to_bytes(8, "little")
     table.put(b"k", bytes(row), 1)
-    (batch,) = scan_batches(table, layout, [0], [pa.month_day_nano_interval()], 1)
+    (batch,) = scan_batches(runs_of(table, layout), [0], [pa.month_day_nano_interval()], 1)
     assert batch.column(0).to_pylist() == [pa.MonthDayNano([1, 2, 3000])]
 
 
@@ -153,7 +157,7 @@ def test_intervals_become_nanoseconds() -> None:
 )
 def test_an_arrow_type_of_another_layout_is_refused(column: int, arrow: pa.DataType) -> None:
     with pytest.raises(ValueError):
-        scan_batches(MemTable(), LAYOUT, [column], [arrow], 1)
+        scan_batches(runs_of(MemTable()), [column], [arrow], 1)
 
 
 def test_a_row_of_an_unknown_schema_version_is_an_error() -> None:
@@ -161,7 +165,7 @@ def test_a_row_of_an_unknown_schema_version_is_an_error() -> None:
     table.put(b"k", RowLayout(2, [(int(TypeCode.INT8), -1)]).encode([1]), 1)
     layout = RowLayout(1, [(int(TypeCode.INT8), -1)])
     with pytest.raises(CoreError) as caught:
-        list(scan_batches(table, layout, [0], [pa.int64()], 1))
+        list(scan_batches(runs_of(table, layout), [0], [pa.int64()], 1))
     assert caught.value.sqlstate == "XX001"
 
 
@@ -175,7 +179,7 @@ def test_scans_beside_a_writer_see_exactly_their_snapshot() -> None:
     def read() -> None:
         while published < rounds:
             ts = published
-            batches = scan_batches(table, layout, [0, 1], [pa.int64(), pa.string()], ts)
+            batches = scan_batches(runs_of(table, layout), [0, 1], [pa.int64(), pa.string()], ts)
             found = scanned(list(batches))
             if found != [(ts, f"at {ts}")] * (keys if ts else 0):
                 failures.append(f"{len(found)} rows at {ts}")

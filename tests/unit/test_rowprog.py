@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from shardb._core.coreerror import CoreError
 from shardb._core.memtable import MemTable
 from shardb._core.rowprog import Program
+from shardb._core.runs import Runs
 from shardb.meta.descriptors import Column, Table
 from shardb.program import (
     Aggregate,
@@ -103,6 +104,10 @@ def fill(rows: list[tuple[Any, ...]], ts: int = 1) -> MemTable:
     return memtable
 
 
+def runs(memtable: MemTable) -> Runs:
+    return Runs(INSERT.row_layout, [(False, [(memtable, None)])])
+
+
 ROWS = [(10 * a + k, a, "s", b, Decimal(a)) for a in range(4) for k, b in enumerate("xyz")]
 
 
@@ -118,15 +123,15 @@ def test_point_select() -> None:
     params = p.param_layout.encode([2, "y"])
     assert p.is_points and not p.has_limit and p.output_count == 3
     assert p.points(params) == [make(ROWS[7])[0]]
-    data, rows, newest = p.select(memtable, NEWEST, params, b"")
+    data, rows, newest = p.select(runs(memtable), NEWEST, params, b"")
     assert (messages(data), rows, newest) == ([("21", "y", "2.00")], 1, 7)
-    data, rows, _ = p.select(memtable, NEWEST, params, b"\x01\x00\x00")
+    data, rows, _ = p.select(runs(memtable), NEWEST, params, b"\x01\x00\x00")
     assert data[11:15] == struct.pack("!i", 21)
-    assert p.select(memtable, 6, params, b"") == (b"", 0, 0)
-    assert p.select(memtable, NEWEST, p.param_layout.encode([9, "y"]), b"") == (b"", 0, 0)
+    assert p.select(runs(memtable), 6, params, b"") == (b"", 0, 0)
+    assert p.select(runs(memtable), NEWEST, p.param_layout.encode([9, "y"]), b"") == (b"", 0, 0)
     assert p.points(p.param_layout.encode([None, "y"])) == []
     with pytest.raises(CoreError):
-        p.select(memtable, NEWEST, params, b"\x01\x00")
+        p.select(runs(memtable), NEWEST, params, b"\x01\x00")
 
 
 def test_deleted_rows_report_their_timestamp() -> None:
@@ -134,9 +139,9 @@ def test_deleted_rows_report_their_timestamp() -> None:
     memtable = fill(ROWS)
     memtable.put(make(ROWS[0])[0], None, 9)
     p = program("select", (), key=Key(points=((Const(INT4, "0"), Const(TEXT, "x")),)), output=(V,))
-    assert p.select(memtable, NEWEST, p.param_layout.encode([]), b"") == (b"", 0, 9)
+    assert p.select(runs(memtable), NEWEST, p.param_layout.encode([]), b"") == (b"", 0, 9)
     p = program("select", (), key=Key(prefix=(Const(INT4, "0"),)), output=(V,))
-    data, rows, newest = p.select(memtable, NEWEST, p.param_layout.encode([]), b"")
+    data, rows, newest = p.select(runs(memtable), NEWEST, p.param_layout.encode([]), b"")
     assert (messages(data), rows, newest) == ([("1",), ("2",)], 2, 9)
 
 
@@ -224,10 +229,10 @@ def test_interval_select(
     expected = expected[offset or 0 :]
     if limit is not None:
         expected = expected[:limit]
-    data, rows, _ = p.select(memtable, NEWEST, params, b"", overlay, start, end)
+    data, rows, _ = p.select(runs(memtable), NEWEST, params, b"", overlay, start, end)
     assert messages(data) == [(str(a), b, str(v)) for a, b, v in expected]
     assert rows == len(expected)
-    keys = p.candidates(memtable, NEWEST, params, overlay, start, end)
+    keys = p.candidates(runs(memtable), NEWEST, params, overlay, start, end)
     assert keys == [make((v, a, None, b, None))[0] for a, b, v in expected]
 
 
@@ -255,7 +260,7 @@ def test_interval_of_another_type(
     p = Program(
         ProgramSpec(1, 1, "select", (NUMERIC,), key=interval, output=(Col(INT2, 0),)), table
     )
-    data, _, _ = p.select(memtable, NEWEST, p.param_layout.encode([value]), b"")
+    data, _, _ = p.select(runs(memtable), NEWEST, p.param_layout.encode([value]), b"")
     chosen = [
         n
         for n in sorted(set(ids))
@@ -273,7 +278,7 @@ def test_prefix_interval() -> None:
         output=(V,),
         key=Key(prefix=(Param(INT4, 0),), low=Param(TEXT, 1), low_inclusive=False),
     )
-    data, rows, _ = p.select(memtable, NEWEST, p.param_layout.encode([1, "x"]), b"")
+    data, rows, _ = p.select(runs(memtable), NEWEST, p.param_layout.encode([1, "x"]), b"")
     assert (messages(data), rows) == ([("11",), ("12",)], 2)
     assert p.interval(p.param_layout.encode([1, None])) is None
     assert p.interval(p.param_layout.encode([None, "x"])) is None
@@ -296,9 +301,9 @@ def test_aggregates() -> None:
     )
     p = program("select", (INT4,), key=Key(low=Param(INT4, 0)), aggregates=outputs)
     assert p.has_aggregates and p.output_count == 6
-    data, rows, _ = p.select(memtable, NEWEST, p.param_layout.encode([2]), b"")
+    data, rows, _ = p.select(runs(memtable), NEWEST, p.param_layout.encode([2]), b"")
     assert (messages(data), rows) == ([("7", "6", "156", "n", "z", "15")], 1)
-    data, rows, _ = p.select(memtable, NEWEST, p.param_layout.encode([100]), b"")
+    data, rows, _ = p.select(runs(memtable), NEWEST, p.param_layout.encode([100]), b"")
     assert (messages(data), rows) == ([("0", "0", None, None, None, None)], 1)
 
 
@@ -307,7 +312,7 @@ def test_negative_limits() -> None:
     for field, state in (("limit", "2201W"), ("offset", "2201X")):
         p = program("select", (), output=(V,), **{field: Const(INT8, "-1")})
         with pytest.raises(CoreError) as caught:
-            p.select(MemTable(), NEWEST, p.param_layout.encode([]), b"")
+            p.select(runs(MemTable()), NEWEST, p.param_layout.encode([]), b"")
         assert caught.value.sqlstate == state
 
 
@@ -452,7 +457,7 @@ def test_malformed_input() -> None:
     p = program("select", (INT4, TEXT), output=(Param(TEXT, 1),))
     for params in (b"", b"\0", b"\0\0\0\0\0\0\0\xff\xff\xff\xff"):
         with pytest.raises(CoreError):
-            p.select(MemTable(), NEWEST, params, b"")
+            p.select(runs(MemTable()), NEWEST, params, b"")
     for fields in (
         {"output": (Col(INT4, 99),)},
         {"output": (Param(INT4, 1),)},

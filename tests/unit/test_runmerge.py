@@ -110,16 +110,18 @@ def draw_run(
     row = st.tuples(*[st.none() | VALUES[code] for _, code, _ in shape.columns])
     kind = draw(st.sampled_from(["memtable", "segment", "lz4", "linked"]))
     places = st.tuples(KEYS, st.integers(first_ts, first_ts + 3))
-    if kind == "linked":
-        places = st.tuples(KEYS, st.just(first_ts + 1))
     versions = draw(st.dictionaries(places, st.none() | row, max_size=30))
     table = memtable_of(versions, shape)
     if kind == "memtable" or not versions:
         return table, versions
     batches = list(merged([(table, None)], shape, group_rows=draw(st.integers(1, 12))))
-    link_ts = first_ts + 1 if kind == "linked" else 0
-    codec = "lz4" if kind == "lz4" else ""
-    return segment_of(batches, shape.layout, link_ts=link_ts, codec=codec), versions
+    if kind != "linked":
+        codec = "lz4" if kind == "lz4" else ""
+        return segment_of(batches, shape.layout, codec=codec), versions
+    # Its timestamps are numbers of statements; the transaction's last ones count.
+    link_ts = first_ts + 1
+    linked = {(key, link_ts): versions[key, ts] for key, ts in sorted(versions)}
+    return segment_of(batches, shape.layout, link_ts=link_ts), linked
 
 
 def expected_rows(

@@ -256,7 +256,7 @@ class Host:
     def apply_section(self, section: records.Section, commit_ts: int) -> None:
         raise NotImplementedError
 
-    def new_key_set(self) -> None:
+    def restore_bulk(self, section: records.Section) -> None:
         raise NotImplementedError
 
     def new_state_id(self) -> int:

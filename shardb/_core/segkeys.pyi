@@ -1,0 +1,1 @@
+"""The keys of a segment for compiled code: nothing for Python callers."""
