@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -159,6 +160,27 @@ def test_threads_may_load_the_same_column() -> None:
             segment.trim()
             found = list(pool.map(lambda n: segment.get(b"%06d" % n, 1), range(0, 20_000, 997)))
             assert found == [(layout.encode([f"text {n}"]), 1) for n in range(0, 20_000, 997)]
+
+
+@settings(max_examples=30)
+@given(segments([TypeCode.INT4, TypeCode.TEXT]), st.sampled_from(CODECS), st.integers(0, 20))
+def test_the_example_in_the_docs_gives_what_a_snapshot_sees(case: Any, codec: str, ts: int) -> None:
+    page = Path("docs/formats/segment.md").read_text()
+    _, _, rest = page.partition("```python\n")
+    example, _, _ = rest.partition("```")
+    codes, groups = case
+    meta, data = write_segment(codes, groups, codec)
+    segment = opened(meta, data)
+    layout = RowLayout(5, [(int(code), -1) for code in codes])
+    with tempfile.NamedTemporaryFile(suffix=".arrow") as file:
+        file.write(data)
+        file.flush()
+        names: dict[str, Any] = {"path": file.name, "ts": ts}
+        exec(example, names)
+        rows = [tuple(row.values()) for row in names["rows"].to_pylist()]
+    keys = sorted({row[0] for group in groups for row in group})
+    visible = [segment.get(key, ts) for key in keys]
+    assert rows == [layout.decode(found[0]) for found in visible if found and found[0] is not None]
 
 
 # --- damage
