@@ -149,6 +149,24 @@ def test_large_groups_come_back(codec: str) -> None:
     check_rows(opened(*write_segment(codes, groups, codec)), codes, groups)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.randoms(use_true_random=False), st.sampled_from([b"\0\1", b"\xfe\xff", b"\0a\xff"]))
+def test_keys_are_found_among_many_that_begin_alike(rng: random.Random, letters: bytes) -> None:
+    shared = bytes(rng.choices(letters, k=rng.randrange(12)))
+
+    def some_key() -> bytes:
+        middle = letters[-1:] * 8 if rng.random() < 0.5 else b""
+        return shared + middle + bytes(rng.choices(letters, k=rng.randrange(12)))
+
+    keys = sorted(some_key() for _ in range(rng.randrange(1, 300)))
+    rows: list[Row] = [(key, len(keys) - n, False, ()) for n, key in enumerate(keys)]
+    cuts = sorted({0, len(keys), *(rng.randrange(len(keys)) for _ in range(rng.randrange(3)))})
+    segment = opened(*write_segment([], [rows[a:b] for a, b in pairwise(cuts)]))
+    others = [some_key() for _ in range(100)] + [shared[:-1], shared, shared + b"\xff" * 20, b""]
+    for key in {*keys, *others, *(key + b"\0" for key in keys)}:
+        assert segment.position(key) == bisect_left(keys, key)
+
+
 def test_threads_may_load_the_same_column() -> None:
     rows: list[Row] = [(b"%06d" % n, 1, False, (f"text {n}",)) for n in range(20_000)]
     groups = [rows[:10_000], rows[10_000:]]
