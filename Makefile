@@ -30,6 +30,7 @@ format: .venv/installed
 bench: build
 	@tools/require test
 	$(BIN)/python -m bench.oltp $(ARGS)
+	$(BIN)/python -m bench.copy $(ARGS)
 	$(BIN)/python -m bench.tpch $(ARGS)
 
 build: .venv/built

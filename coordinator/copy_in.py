@@ -1,29 +1,26 @@
 """COPY … FROM STDIN: data of the client in bounded chunks, parsed to rows, written through locks.
 
 Everything is written in one transaction (the session's, or one of the COPY's own), so a bad line
-leaves nothing behind. While one chunk is on its way to the shards the next one is parsed.
+leaves nothing behind. While batches are on their way to the shards the next one is parsed.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from coordinator.executor import Executor, TableWriter
-from coordinator.ports import Shell, Txn, Waiter
+from coordinator.ports import Shell, Waiter
+from coordinator.writes import BulkInsert
 from shardb import limits
 from shardb._core.copytext import CopyReader
+from shardb._core.rowdeal import RowDealer
 from shardb.errors import SqlError
 from shardb.meta.descriptors import Table
 
 if TYPE_CHECKING:
     from coordinator.conversation import Conversation
     from coordinator.ddl.specs import CopyFrom
-
-CHUNK_BYTES: Final = limits.MIB  # parsed and written at a time
-INBOX_MAX_BYTES: Final = 4 * limits.MIB  # received and not yet parsed: above it the client waits
-
 
 _HEADER: Final[dict[object, int]] = {False: 0, True: 1, "match": 2}
 
@@ -44,9 +41,9 @@ class CopyInbox:
         """Takes data; False if no more is wanted for now."""
         self._parts.append(data)
         self._size += len(data)
-        if self._size >= CHUNK_BYTES:
+        if self._size >= limits.COPY_CHUNK_BYTES:
             self._wake()
-        return self._size < INBOX_MAX_BYTES
+        return self._size < limits.COPY_INBOX_MAX_BYTES
 
     def finish(self, error: SqlError | None) -> None:
         """The client is done, or has failed."""
@@ -54,9 +51,9 @@ class CopyInbox:
         self._error = error
         self._wake()
 
-    async def take(self) -> bytes | None:
-        """A chunk, or None at the end. Raises what the client's CopyFail says."""
-        while not self._ended and self._size < CHUNK_BYTES:
+    async def take(self) -> list[bytes] | None:
+        """A chunk in pieces, or None at the end. Raises what the client's CopyFail says."""
+        while not self._ended and self._size < limits.COPY_CHUNK_BYTES:
             self._wants()
             self._waiter = self._shell.waiter()
             await self._waiter
@@ -64,11 +61,10 @@ class CopyInbox:
             raise self._error
         if not self._parts:
             return None
-        data = b"".join(self._parts)
-        self._parts.clear()
+        parts, self._parts = self._parts, []
         self._size = 0
         self._wants()
-        return data
+        return parts
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -85,9 +81,12 @@ async def copy_from(executor: Executor, session: Conversation, spec: CopyFrom) -
     executor.driver.gate.enter(txn, table.id)
     txn.lock_timeout_s = session.settings.lock_timeout_s
     try:
-        reader = make_reader(table, spec, executor, await _defaults(executor, session, table, spec))
+        writer = TableWriter(table)
+        bulk = executor.bulk_insert(session, writer, txn)
+        defaults = await _defaults(executor, session, table, spec)
+        reader = make_reader(table, spec, executor, bulk.dealer, defaults)
         inbox = session.copy_begin(len(spec.columns))
-        count = await _load(executor, session, table, reader, inbox, txn)
+        await _load(session.shell, reader, inbox, bulk)
         session.copy_end()
         if own:
             await executor.driver.commit(txn)
@@ -95,54 +94,28 @@ async def copy_from(executor: Executor, session: Conversation, spec: CopyFrom) -
         if own:
             executor.roll_back_later(txn)
         raise
-    return count
+    return bulk.rows
 
 
-async def _load(
-    executor: Executor,
-    session: Conversation,
-    table: Table,
-    reader: CopyReader,
-    inbox: CopyInbox,
-    txn: Txn,
-) -> int:
-    writer = TableWriter(table)
-    count = 0
-    under_way: Any = None
+async def _load(shell: Shell, reader: CopyReader, inbox: CopyInbox, bulk: BulkInsert) -> None:
     try:
         while True:
-            data = await inbox.take()
-            rows, packed = await session.shell.in_thread(reader.feed, data or b"", data is None)
-            offsets = array("Q")
-            offsets.frombytes(packed)
-            if under_way is not None:
-                written, under_way = under_way, None
-                await written
-            if len(offsets) > 1:
-                count += len(offsets) - 1
-                keys, key_offsets = writer.keys(rows, offsets)
-                under_way = session.shell.gather(
-                    [
-                        executor.driver.write_encoded(
-                            txn,
-                            table.id,
-                            "insert",
-                            keys,
-                            key_offsets,
-                            rows,
-                            offsets,
-                        )
-                    ]
-                )
-            if data is None:
+            parts = await inbox.take()
+            data, final = parts or (), parts is None
+            while not await shell.in_thread(reader.feed, data, final):
+                await bulk.put()
+                data = ()
+            if final:
                 break
-    finally:
-        if under_way is not None:
-            await under_way
-    return count
+        await bulk.finish()
+    except BaseException:
+        await bulk.stop()
+        raise
 
 
-def make_reader(table: Table, spec: CopyFrom, executor: Executor, defaults: bytes) -> CopyReader:
+def make_reader(
+    table: Table, spec: CopyFrom, executor: Executor, dealer: RowDealer, defaults: bytes
+) -> CopyReader:
     """The reader for a COPY's columns and options."""
     rowid = table.primary_key[0] if table.has_hidden_key else -1
     not_null = [
@@ -154,7 +127,7 @@ def make_reader(table: Table, spec: CopyFrom, executor: Executor, defaults: byte
     csv = options.get("format") == "csv"
     quote = str(options.get("quote", '"')).encode()
     return CopyReader(
-        TableWriter(table).layout,
+        dealer,
         table.name,
         [column.name for column in table.columns],
         spec.columns,

@@ -26,6 +26,7 @@ from coordinator.plan.plans import QueryPlan, RowPlan, UtilityPlan, WritePlan
 from coordinator.ports import Driver, Txn
 from coordinator.rowset import BatchRows, Cursor, ReadyRows, values_of
 from coordinator.sql.literals import fill_parameters
+from coordinator.writes import BulkInsert
 from shardb import limits, types
 from shardb._core.datarow import DataRowWriter
 from shardb._core.keycodec import KeyCodec
@@ -349,6 +350,9 @@ class Executor:
         if not rows_in.num_rows:
             return rows_in
         writer.check_not_null(rows_in)
+        if plan.kind == "insert" and not plan.conflict and rows_in.num_rows >= limits.BULK_ROWS_MIN:
+            await self._insert_bulk(session, writer, rows_in, txn)
+            return rows_in
         rows, row_offsets, keys, key_offsets = writer.encode(rows_in)
         if plan.kind == "insert":
             mode = "insert_ignore" if plan.conflict == "nothing" else "insert"
@@ -362,6 +366,30 @@ class Executor:
             return rows_in
         await self._write_update(txn, table, found, rows, row_offsets, keys, key_offsets)
         return rows_in
+
+    async def _insert_bulk(
+        self, session: Conversation, writer: TableWriter, rows: pa.Table, txn: Txn
+    ) -> None:
+        """Inserts many rows in batches, each dealt out in a thread while others are sent."""
+        bulk = self.bulk_insert(session, writer, txn)
+        try:
+            for batch in rows.to_batches():
+                at = 0
+                while at < batch.num_rows:
+                    at = await session.shell.in_thread(bulk.dealer.deal_arrow, batch, at)
+                    await bulk.put()
+            await bulk.finish()
+        except BaseException:
+            await bulk.stop()
+            raise
+
+    def bulk_insert(self, session: Conversation, writer: TableWriter, txn: Txn) -> BulkInsert:
+        """A large insert into a table, to its ranges of now."""
+        table = writer.table
+        ranges = self.catalog.range_maps[table.group_id]
+        return BulkInsert(
+            self.driver, session.shell, txn, table, ranges, writer.layout, writer.codec
+        )
 
     async def _write_update(
         self,

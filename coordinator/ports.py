@@ -7,13 +7,16 @@ The session and the executor hold no socket, no loop and no connection to a shar
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
 from coordinator.plan.plans import RowPlan, ScanStage
 from shardb.errors import SqlError
 from shardb.meta.descriptors import Range, Table
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 
 class RowResult(Protocol):
@@ -67,6 +70,10 @@ class Driver(Protocol):
         row_offsets: Any,
         expected_ts: Sequence[int] = (),
     ) -> Any: ...
+
+    async def write_dealt(
+        self, txn: Txn, table_id: int, item: Range, count: int, keys: Buffer, rows: Buffer
+    ) -> None: ...
 
     def mark(self, txn: Txn) -> int: ...
 

@@ -70,14 +70,14 @@ class Txn:
         self.tables: set[int] = set()  # that it has written: see gate.TableGate
         self.lock_timeout_s = 0.0  # for its writes by key; 0 is none
 
-    def joined(self, item: Range, state_id: int, failed: bool = False) -> None:
-        """The present statement has succeeded on a range, or failed and left its locks there."""
+    def joined(self, item: Range, state_id: int, failed: bool = False, statement: int = 0) -> None:
+        """A statement (0: the present one) has succeeded on a range, or left its locks there."""
         self.entering.pop(item.id, None)
         part = self.parts.get(item.id)
         if part is None:
             part = self.parts[item.id] = Part(item, state_id)
         if not failed:
-            part.statements.append(self.statement)
+            part.statements.append(statement or self.statement)
 
 
 def as_error(error: BaseException) -> SqlError:

@@ -157,7 +157,7 @@ class Session(ExtendedQuery):
 
     def on_copy_data(self) -> None:
         assert self.inbox is not None
-        if not self.inbox.put(self.buffer.payload()):
+        if not self.inbox.put(self.buffer.payloads()):
             self.busy = True
 
     def on_copy_done(self) -> None:

@@ -12,9 +12,8 @@ autocommit statements that certainly aborted.
 from __future__ import annotations
 
 import asyncio
-from array import array
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
@@ -25,6 +24,7 @@ from coordinator.gate import TableGate, lock_timed_out
 from coordinator.oracle import OracleService
 from coordinator.plan.plans import RowPlan, ScanStage
 from coordinator.rowcall import CANCELED, Part, RowCall, Txn, as_error
+from coordinator.writes import WriteResult, as_uint64, offsets_of
 from shardb._core.frames import split_by_range
 from shardb.env import Rng
 from shardb.errors import SqlError
@@ -34,6 +34,9 @@ from shardb.rpc import framing
 from shardb.rpc import messages as m
 from shardb.rpc.transport import LOST, Client, failure_error
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 RowResult = m.Rows  # .data (ready DataRow messages) and .rows
 OnDone = Callable[[RowResult | SqlError], None]
 
@@ -42,16 +45,6 @@ ANSWER_WAIT_S: Final = 30.0  # how long a commit waits for a lost answer before 
 RETRY_PAUSE_S: Final = 0.02
 FORGET_BATCH: Final = 256
 ROW_CHANGED: Final = "row changed"
-
-
-class WriteResult:
-    """Rows written, and the indexes of those an `insert_ignore` skipped."""
-
-    __slots__ = ("count", "skipped")
-
-    def __init__(self, count: int, skipped: tuple[int, ...]) -> None:
-        self.count = count
-        self.skipped = skipped
 
 
 def is_row_changed(error: SqlError) -> bool:
@@ -142,9 +135,16 @@ class TxnDriver:
     ) -> WriteResult:
         """Writes rows by key, each to its range, as one statement (see messages.Write)."""
         row_data = None if mode == "delete" else b"".join(rows)
-        row_offsets = None if row_data is None else _offsets(rows)
+        row_offsets = None if row_data is None else offsets_of(rows)
         return await self.write_encoded(
-            txn, table_id, mode, b"".join(keys), _offsets(keys), row_data, row_offsets, expected_ts
+            txn,
+            table_id,
+            mode,
+            b"".join(keys),
+            offsets_of(keys),
+            row_data,
+            row_offsets,
+            expected_ts,
         )
 
     async def write_encoded(
@@ -163,8 +163,8 @@ class TxnDriver:
         Offsets are integers of 4 or 8 bytes, signed or not; they begin with 0.
         """
         self.check(txn)
-        key_offsets = _as_uint64(key_offsets)
-        row_offsets = None if row_offsets is None else _as_uint64(row_offsets)
+        key_offsets = as_uint64(key_offsets)
+        row_offsets = None if row_offsets is None else as_uint64(row_offsets)
         catalog = self.catalog()
         table = catalog.table(table_id)
         range_map = catalog.range_maps[table.group_id]
@@ -180,12 +180,34 @@ class TxnDriver:
             item = range_map.ranges[at]
             sends.append(
                 self._write_range(
-                    txn, item, table_id, mode, size, framed_keys, framed_rows, expected, members
+                    txn,
+                    item,
+                    txn.statement,
+                    table_id,
+                    mode,
+                    size,
+                    framed_keys,
+                    framed_rows,
+                    expected,
+                    members,
                 )
             )
         results = await self.together(sends)
         skipped = sorted(index for result in results for index in result.skipped)
         return WriteResult(sum(result.count for result in results), tuple(skipped))
+
+    async def write_dealt(
+        self, txn: Txn, table_id: int, item: Range, count: int, keys: Buffer, rows: Buffer
+    ) -> None:
+        """Inserts rows of one range, framed already, as a statement of its own.
+
+        Several may be under way, but the first on a range has to end before the next is begun.
+        """
+        self.check(txn)
+        txn.statement += 1
+        await self._write_range(
+            txn, item, txn.statement, table_id, "insert", count, keys, rows, (), None
+        )
 
     def mark(self, txn: Txn) -> int:
         """A savepoint: the number of the last statement."""
@@ -331,13 +353,15 @@ class TxnDriver:
         if ts > self.newest_seen:
             self.newest_seen = ts
 
-    def joined(self, txn: Txn, item: Range, state_id: int, failed: bool = False) -> None:
+    def joined(
+        self, txn: Txn, item: Range, state_id: int, failed: bool = False, statement: int = 0
+    ) -> None:
         """A statement has succeeded on a range; if the transaction has ended, it ends there too."""
         if txn.ended:
             message = m.Rollback(item.id, txn.txn_id, state_id)
             self.client(item.primary).call(message, ignore)
         else:
-            txn.joined(item, state_id, failed)
+            txn.joined(item, state_id, failed, statement)
 
     def new_id(self) -> bytes:
         """A transaction id."""
@@ -427,11 +451,12 @@ class TxnDriver:
         self,
         txn: Txn,
         item: Range,
+        statement: int,
         table_id: int,
         mode: str,
         count: int,
-        keys: bytes,
-        rows: bytes,
+        keys: Buffer,
+        rows: Buffer,
         expected_ts: tuple[int, ...],
         members: list[int] | None,
     ) -> WriteResult:
@@ -446,17 +471,19 @@ class TxnDriver:
             table_id,
             max(self.newest_seen, txn.floor),
             issued,
-            m.TxnRef(txn.txn_id, state_id, txn.statement, issued),
+            m.TxnRef(txn.txn_id, state_id, statement, issued),
             False,
             mode,
             count,
-            keys,
-            rows,
+            b"",
+            b"",
             expected_ts,
         )
         done: asyncio.Future[m.Message] = self.loop.create_future()
-        client.call(message, lambda reply: None if done.done() else done.set_result(reply))
-        cancel = m.CancelStatement(item.id, txn.txn_id, txn.statement)
+        client.call_write(
+            message, keys, rows, lambda reply: None if done.done() else done.set_result(reply)
+        )
+        cancel = m.CancelStatement(item.id, txn.txn_id, statement)
         cancelled: BaseException | None = None
         try:
             reply = await self._unlocked(done, client, cancel, txn.lock_timeout_s)
@@ -465,7 +492,7 @@ class TxnDriver:
             client.call(cancel, ignore)
             reply = await done  # at once, for a wait ends now: what it says may be needed
         if isinstance(reply, m.Written):
-            self.joined(txn, item, reply.state_id)
+            self.joined(txn, item, reply.state_id, statement=statement)
             self.saw(reply.newest_ts)
             txn.floor = max(txn.floor, reply.newest_ts)
             if cancelled is not None:
@@ -512,20 +539,3 @@ class TxnDriver:
                 del self._forget[part.range.id]
                 message = m.Forget(part.range.id, tuple(waiting))
                 self.client(part.range.primary).call(message, ignore)
-
-
-def _as_uint64(offsets: Any) -> memoryview | array[int]:
-    """Any integer offsets as the ones `split_by_range` takes, without a copy if they are wide."""
-    view = memoryview(offsets)
-    if view.itemsize == 8:
-        return view.cast("B").cast("Q")
-    return array("Q", view.tolist())
-
-
-def _offsets(items: Sequence[bytes]) -> array[int]:
-    out = array("Q", [0])
-    at = 0
-    for item in items:
-        at += len(item)
-        out.append(at)
-    return out

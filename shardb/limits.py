@@ -23,6 +23,15 @@ COLUMNS_MAX: Final = 1_600  # of a table, those it had and lost included
 TABLE_LAYOUTS_MAX: Final = 64  # earlier row layouts of a table: changes of its columns
 SCHEMA_VERSION_MAX: Final = 65_535  # of a table: rows carry it in two bytes
 
+# --- COPY and large inserts, per statement
+COPY_CHUNK_BYTES: Final = 1 * MIB  # of the client's data, parsed in one go
+COPY_INBOX_MAX_BYTES: Final = 4 * MIB  # received and not yet parsed: above it the client waits
+BULK_BATCH_BYTES: Final = 2 * MIB  # of keys and rows: a batch ends with the row that reaches it
+BULK_HELD_MAX_BYTES: Final = 16 * MIB  # in the beginnings of batches, one a range
+BULK_WRITES_MAX: Final = 2  # batches under way to one range
+BULK_SENT_MAX_BYTES: Final = 32 * MIB  # in batches under way: above it no more is sent
+BULK_ROWS_MIN: Final = 4 * KIB  # an INSERT ... SELECT of so many rows goes in batches
+
 # --- plans
 PLAN_CACHE_MAX_ENTRIES: Final = 5_000
 SCAN_BOUNDS_MAX: Final = 64  # column bounds of one scan, the rest only filter
@@ -84,6 +93,9 @@ NUMERIC_PRECISION_MAX: Final = 38
 NUMERIC_UNCONSTRAINED_SCALE: Final = 16  # digits after the point of a numeric without (p, s)
 
 assert RPC_CHUNK_BYTES * RPC_STREAM_CREDIT_CHUNKS < RPC_MESSAGE_MAX_BYTES
+assert COPY_CHUNK_BYTES <= COPY_INBOX_MAX_BYTES
+assert BULK_BATCH_BYTES <= BULK_HELD_MAX_BYTES
+assert BULK_BATCH_BYTES + KEY_MAX_BYTES + ROW_MAX_BYTES < RPC_MESSAGE_MAX_BYTES
 assert ROW_MAX_BYTES < CLIENT_MESSAGE_MAX_BYTES < RPC_MESSAGE_MAX_BYTES
 assert KEY_MAX_BYTES < ROW_MAX_BYTES < LOG_RECORD_MAX_BYTES
 assert LOG_ZEROED_BATCH_MAX_BYTES <= LOG_ZEROED_FIRST_BYTES // 2

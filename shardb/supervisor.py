@@ -253,9 +253,7 @@ class Supervisor:
             await asyncio.gather(*(node.stop() for node in nodes))
             await service.stop()
 
-    def _node(
-        self, directory: DataDirectory, number: int, meta: str, memory_bytes: int
-    ) -> Child:
+    def _node(self, directory: DataDirectory, number: int, meta: str, memory_bytes: int) -> Child:
         path = directory.node_path(number)
         path.mkdir(exist_ok=True)
         return Child(

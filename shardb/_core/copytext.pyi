@@ -1,11 +1,11 @@
 from collections.abc import Iterable, Sequence
 
-from shardb._core.rowcodec import RowLayout
+from shardb._core.rowdeal import RowDealer
 
 class CopyReader:
     def __init__(
         self,
-        layout: RowLayout,
+        dealer: RowDealer,
         table: str,
         names: Sequence[str],
         columns: Sequence[int],
@@ -30,4 +30,4 @@ class CopyReader:
     def ended(self) -> bool: ...
     @property
     def pending(self) -> int: ...
-    def feed(self, data: bytes, final: bool = False) -> tuple[bytes, bytes]: ...
+    def feed(self, parts: Sequence[bytes], final: bool = False) -> bool: ...

@@ -11,6 +11,7 @@ from libc.string cimport memcmp, memcpy
 
 cdef enum:
     HEADER = 9
+    LONG = 64 * 1024        # bytes of a frame that is not joined of pieces but filled in
     KIND_EXECUTE = 3
     KIND_ROWS = 4
     EXECUTE_FIXED = 41      # five u64 and the flags
@@ -113,10 +114,20 @@ def pack_frame(uint32_t request_id, uint8_t kind, bytes body) -> bytes:
     return frame
 
 
+def pack_header(uint32_t request_id, uint8_t kind, Py_ssize_t body, bytes rest) -> bytes:
+    """The header of a frame whose body has `body` bytes, and the first of them, `rest`."""
+    cdef Py_ssize_t length = PyBytes_GET_SIZE(rest)
+    cdef bytes head = PyBytes_FromStringAndSize(NULL, HEADER + length)
+    cdef char* at = put_header(PyBytes_AS_STRING(head), body, kind, request_id)
+    memcpy(at, PyBytes_AS_STRING(rest), length)
+    return head
+
+
 cdef class FrameReader:
     """Cuts a byte stream into frames. The classes are those of the hot messages.
 
-    `limit` is the longest frame accepted, in bytes.
+    `limit` is the longest frame accepted, in bytes. Invariant: bytes that wait for more are either
+    all in `_parts` or, if they are the beginning of a long frame, all in `_body`.
     """
 
     cdef object _execute
@@ -126,6 +137,10 @@ cdef class FrameReader:
     cdef Py_ssize_t _have
     cdef Py_ssize_t _need
     cdef Py_ssize_t _limit
+    cdef bytes _body                # of the long frame under way, or None
+    cdef Py_ssize_t _filled
+    cdef uint8_t _kind
+    cdef uint32_t _request_id
 
     def __cinit__(self, execute_class, txn_ref_class, rows_class, Py_ssize_t limit):
         self._execute = execute_class
@@ -148,7 +163,13 @@ cdef class FrameReader:
         cdef uint8_t kind
         cdef uint32_t request_id
         cdef list out = []
-        if self._have:
+        if self._body is not None:
+            at = self._fill(PyBytes_AS_STRING(data), size)
+            if self._filled < PyBytes_GET_SIZE(self._body):
+                return out
+            out.append((self._kind, self._request_id, self._body))
+            self._body = None
+        elif self._have:
             self._parts.append(data)
             self._have += size
             if self._have < self._need:
@@ -165,6 +186,9 @@ cdef class FrameReader:
                 raise ValueError(f"frame of {length} bytes")
             if size - at < 4 + length:
                 self._need = 4 + length
+                if length >= LONG and size - at >= HEADER and self._begin(start + at, length):
+                    self._fill(start + at + HEADER, size - at - HEADER)
+                    return out
                 break
             kind = <uint8_t> start[at + 4]
             request_id = get32(start + at + 5)
@@ -183,6 +207,23 @@ cdef class FrameReader:
             self._parts.append(data[at:] if at else data)
             self._have = size - at
         return out
+
+    cdef bint _begin(self, const char* start, Py_ssize_t length) except -1:
+        """Begins to gather the body of a long frame where it is to stay."""
+        self._kind = <uint8_t> start[4]
+        if self._kind == KIND_EXECUTE or self._kind == KIND_ROWS:
+            return False
+        self._request_id = get32(start + 5)
+        self._body = PyBytes_FromStringAndSize(NULL, length - 5)
+        self._filled = 0
+        return True
+
+    cdef Py_ssize_t _fill(self, const char* start, Py_ssize_t size) except -1:
+        """Adds to the long frame under way; how many bytes of `size` were of it."""
+        cdef Py_ssize_t taken = min(size, PyBytes_GET_SIZE(self._body) - self._filled)
+        memcpy(PyBytes_AS_STRING(self._body) + self._filled, start, taken)
+        self._filled += taken
+        return taken
 
     cdef object _read_execute(self, const char* at, Py_ssize_t length):
         cdef uint8_t flags

@@ -217,6 +217,35 @@ cdef class FrontendBuffer:
         self.at = self.stop
         return out
 
+    def payloads(self):
+        """The current message's payload and those of the like messages that follow it, joined.
+
+        They are consumed; a message that is not complete, or whose header is bad, is left to `next`.
+        """
+        cdef const char* first = self.at - 5
+        cdef const char* limit = self.data + self.end
+        cdef const char* head = first
+        cdef Py_ssize_t total = 0
+        cdef uint32_t length
+        cdef bytes out
+        cdef char* to
+        while limit - head >= 5 and head[0] == first[0]:
+            length = _be32(head + 1)
+            if length < 4 or length > self.limit or limit - head < <Py_ssize_t> length + 1:
+                break
+            total += length - 4
+            head += length + 1
+        out = PyBytes_FromStringAndSize(NULL, total)
+        to = PyBytes_AS_STRING(out)
+        self.start = head - self.data
+        self.at = self.stop = head
+        while first < head:
+            length = _be32(first + 1)
+            memcpy(to, first + 5, length - 4)
+            to += length - 4
+            first += length + 1
+        return out
+
     def text(self):
         """Query, CopyFail: the one string of the message, without its terminator."""
         cdef bytes out = self._string()

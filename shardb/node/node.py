@@ -29,9 +29,9 @@ from shardb.node.statements import (
     TS_MAX,
     Registered,
     RowStatement,
-    WriteStatement,
     too_old,
 )
+from shardb.node.writes import WriteStatement
 from shardb.rpc import framing
 from shardb.rpc import messages as m
 from shardb.rpc.transport import ServerConnection, error_failure

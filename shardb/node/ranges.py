@@ -34,9 +34,7 @@ def schema_of(table: Table) -> TabletSchema:
         SegmentColumn(column.id, column.name, column.type_code, column.typmod)
         for column in table.columns
     ]
-    missing = {
-        column.id: column.missing for column in table.columns if column.missing is not None
-    }
+    missing = {column.id: column.missing for column in table.columns if column.missing is not None}
     earlier = {
         layout.schema_version: [
             SegmentColumn(column_id, "", type_code, typmod)

@@ -11,13 +11,12 @@ or an assignment never works on a version that another transaction has replaced.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from typing import Final
 
 import msgspec
 
 from shardb import limits
-from shardb._core.frames import split_items
 from shardb._core.rowprog import Program
 from shardb.errors import SqlError, StorageError, unsupported
 from shardb.meta.descriptors import Table
@@ -33,7 +32,6 @@ from shardb.txn.state import ACTIVE, DONE, State
 log = logging.getLogger("shardb.node")
 
 TS_MAX: Final = 2**64 - 1
-BULK_ROWS_MIN: Final = 512  # an insert of so many rows is kept as it came
 NOWAIT: Final = 1
 SKIP_LOCKED: Final = 2
 ROW_CHANGED: Final = "row changed"
@@ -98,7 +96,16 @@ class Statement:
                 self.reply(m.Failure("40001", "a statement was sent again too late"))
             return
         self.fresh = txn.state_id == 0
+        if state.abandon is not None:  # an earlier one waits: they are carried out in order
+            state.queued.append(lambda: self._begin(state, work))
+        else:
+            self._begin(state, work)
+
+    def _begin(self, state: State, work: Callable[[State], Waits]) -> None:
         self.state = state
+        if state.phase != ACTIVE:
+            self._abandon()
+            return
         state.abandon = self._abandon
         state.cancel = self._cancel
         self.work = work(state)
@@ -122,9 +129,11 @@ class Statement:
             self.fail(error)
 
     def _abandon(self) -> None:
+        assert self.state is not None
         if not self.over:
             self.over = True
             self.reply(m.Failure("57014", CANCELED, aborted=True))
+            self.state.next()
 
     def _cancel(self, statement: int) -> None:
         """Ends the wait for a lock or an outcome; there is no other way to be half done."""
@@ -153,6 +162,7 @@ class Statement:
                 if changed:  # the statement will be run again, and keeps its locks
                     failure = msgspec.structs.replace(failure, state_id=state.state_id)
         self.reply(failure)
+        state.next()
 
     def finish(self, make: Callable[[int], m.Message]) -> None:
         """Ends well. `make(commit_ts)` is the reply; with `commit` it follows the log record."""
@@ -165,6 +175,7 @@ class Statement:
             state.last_statement = self.txn.statement
             state.last_reply = make(0)
             self.reply(state.last_reply)
+            state.next()
             return
 
         def done(commit_ts: int, error: StorageError | None) -> None:
@@ -437,143 +448,6 @@ class RowStatement(Statement):
         state.floor = max(state.floor, newest_ts)
         self.participant.read_at(0, message.floor)
         self.finish(lambda commit_ts: m.Rows(data, rows, state.state_id, commit_ts, state.floor))
-
-
-class WriteStatement(Statement):
-    """Writes by key."""
-
-    def __init__(
-        self, local: LocalRange, locks: LockTable, message: m.Write, table: Table, reply: Reply
-    ) -> None:
-        version = table.schema_version
-        super().__init__(local, locks, message.txn, message.commit, reply, version)
-        self.message = message
-        self.table = table
-        self.skipped: list[int] = []
-
-    def floor(self) -> int:
-        return self.message.floor
-
-    def run(self, owner: object) -> None:
-        """Begins; the reply comes when it is over."""
-        self.start(owner, self._work)
-
-    def _work(self, state: State) -> Waits:
-        yield from self.room()
-        message = self.message
-        keys = split_items(message.keys, message.count)
-        deletes = message.mode == "delete"
-        for key in keys:
-            if not self.local.holds(key):
-                raise SqlError("57P03", "a row was sent to a range that does not hold it")
-        bulk = (
-            message.mode == "insert"
-            and message.count >= BULK_ROWS_MIN
-            and not state.overlays.get(self.table.id)
-        )
-        if bulk:
-            yield from self._bulk(state, keys)
-        else:
-            state.overlay(self.table.id)
-            rows: Sequence[bytes | None] = (
-                [None] * len(keys) if deletes else split_items(message.rows, message.count)
-            )
-            yield from self._by_row(state, keys, rows)
-        count = message.count - len(self.skipped)
-        skipped = tuple(self.skipped)
-        self.finish(
-            lambda commit_ts: m.Written(count, skipped, state.state_id, commit_ts, state.floor)
-        )
-
-    def _by_row(self, state: State, keys: list[bytes], rows: Sequence[bytes | None]) -> Waits:
-        message = self.message
-        mode = message.mode
-        table = self.table
-        versioned = mode in ("update", "delete") and bool(message.expected_ts)
-        if versioned:  # all locks first: a statement that is run again finds its rows unchanged
-            for key in keys:
-                yield from self.lock(state, table, key, True, 0)
-        for index, (key, row) in enumerate(zip(keys, rows, strict=True)):
-            if not versioned:
-                yield from self.lock(state, table, key, True, 0)
-            existing = self.current(state, table.id, key)
-            if mode == "insert":
-                if existing is not None:
-                    raise duplicate_key(table, None, key)
-            elif mode == "insert_ignore":
-                if existing is not None:
-                    self.skipped.append(index)
-                    continue
-            elif versioned:
-                self._check_version(state, key, existing, message.expected_ts[index])
-            self.put(state, table.id, key, row)
-
-    def _check_version(
-        self, state: State, key: bytes, existing: bytes | None, expected_ts: int
-    ) -> None:
-        """The row must be the one its new value came from. Own writes cannot have changed."""
-        table_id = self.table.id
-        bulk = state.bulk.get(table_id)
-        own = key in state.overlays.get(table_id, ()) or (bulk is not None and bulk.holds(key))
-        if existing is not None and own:
-            return
-        version = self.local.tablets[table_id].newest(key)
-        if existing is None or version is None or version[1] != expected_ts:
-            raise SqlError("40001", ROW_CHANGED)
-
-    def _bulk(self, state: State, keys: list[bytes]) -> Waits:
-        """A large insert: its rows stay together, and their presence stands for their locks."""
-        table_id = self.table.id
-        message = self.message
-        count = message.count
-        if len(message.rows) > limits.RPC_MESSAGE_MAX_BYTES:
-            raise SqlError("54000", "a batch of rows is too long")
-        yield from self._wait_for_others(state, keys)
-        existing = self.local.tablets[table_id].runs().first_existing(message.keys, count)
-        if existing >= 0:
-            raise duplicate_key(self.table, None, keys[existing])
-        bulk = state.bulk.get(table_id)
-        if bulk is None:
-            bulk = state.bulk[table_id] = self.local.new_bulk(table_id)
-            if state not in self.participant.bulk_writers:
-                self.participant.bulk_writers.append(state)
-        assert isinstance(bulk, Bulk)
-        held = bulk.first_held(message.keys, count)
-        if held >= 0:
-            raise duplicate_key(self.table, None, keys[held])
-        state.grow(len(message.keys) + len(message.rows))
-        state.floor = max(state.floor, self.participant.newest_commit_ts)
-        if not bulk.add(self.txn.statement, count, message.keys, message.rows):
-            raise duplicate_key(self.table, None, _repeated(keys))
-        while bulk.ingest.pressed:
-            bulk.ingest.when_room(self.resume)
-            yield
-
-    def _wait_for_others(self, state: State, keys: list[bytes]) -> Waits:
-        """Waits until no other transaction holds one of the keys."""
-        table_id = self.table.id
-        while True:
-            blocker: State | None = None
-            for other in self.participant.bulk_writers:
-                held = None if other is state else other.bulk.get(table_id)
-                if held is not None and held.first_held(self.message.keys, len(keys)) >= 0:
-                    blocker = other
-                    break
-            if blocker is None and len(self.locks):
-                blocker = self.locks.first_holder(table_id, keys, state)
-            if blocker is None:
-                return
-            yield from self.await_end(state, blocker)
-
-
-def _repeated(keys: list[bytes]) -> bytes:
-    """A key that comes twice in a batch."""
-    seen: set[bytes] = set()
-    for key in keys:
-        if key in seen:
-            return key
-        seen.add(key)
-    return keys[0]
 
 
 def duplicate_key(table: Table, program: Program | None, key: bytes) -> SqlError:

@@ -6,14 +6,17 @@ bodies `shardb._core.frames` packs, and credit, which is a plain number.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from shardb import limits
-from shardb._core.frames import FrameReader, pack_execute, pack_frame, pack_rows
+from shardb._core.frames import FrameReader, pack_execute, pack_frame, pack_header, pack_rows
 from shardb.errors import SqlError
 from shardb.rpc import messages as m
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 PROTOCOL_VERSION: Final = 1
 
@@ -55,6 +58,9 @@ Reply = (
     | m.StatusReply
 )
 
+_EMPTY_BINS: Final = b"\xc4\0\xc4\0"  # no keys and no rows
+_BIN_32: Final = b"\xc6"  # then a u32 length, big-endian
+
 _encoder: Final = msgspec.msgpack.Encoder()
 _request_decoder: Final = msgspec.msgpack.Decoder(Request)
 _reply_decoder: Final = msgspec.msgpack.Decoder(Reply)
@@ -74,6 +80,25 @@ def encode_request(request_id: int, message: m.Message) -> bytes:
     if len(frame) > limits.RPC_MESSAGE_MAX_BYTES:
         raise SqlError("54000", f"a message of {len(frame)} bytes to a shard is too long")
     return frame
+
+
+def encode_write(request_id: int, message: m.Write, keys: Buffer, rows: Buffer) -> list[Buffer]:
+    """The frame of a Write as buffers to send one after another; `keys` and `rows` are not copied.
+
+    `message` has neither keys nor rows. 54000 if the frame is too long.
+    """
+    keys, rows = memoryview(keys), memoryview(rows)
+    body = _encoder.encode(message)
+    end = _encoder.encode(message.expected_ts)
+    stop = len(body) - len(end) - len(_EMPTY_BINS)
+    assert body.startswith(_EMPTY_BINS, stop), "a Write with keys or rows of its own"
+    before_keys = body[:stop] + _BIN_32 + keys.nbytes.to_bytes(4, "big")
+    before_rows = _BIN_32 + rows.nbytes.to_bytes(4, "big")
+    length = len(before_keys) + keys.nbytes + len(before_rows) + rows.nbytes + len(end)
+    if length > limits.RPC_MESSAGE_MAX_BYTES - limits.KIB:
+        raise SqlError("54000", f"a message of {length} bytes to a shard is too long")
+    head = pack_header(request_id, REQUEST, length, before_keys)
+    return [head, keys, before_rows, rows, end]
 
 
 def encode_reply(request_id: int, message: m.Message) -> bytes:

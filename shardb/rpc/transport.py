@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable
-from typing import Final, Protocol
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -21,6 +21,9 @@ from shardb import limits
 from shardb.errors import SqlError
 from shardb.rpc import framing
 from shardb.rpc import messages as m
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 LOST: Final = m.Failure("08006", "the connection to a shard was lost")
 OnReply = Callable[[m.Message], None]
@@ -71,7 +74,8 @@ class _Wire(asyncio.Protocol):
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._reader = framing.new_reader()
-        self._out: list[bytes] = []
+        self._out: list[Buffer] = []
+        self._scattered = False  # something in `_out` is too long to be copied
         self._scheduled = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -85,14 +89,27 @@ class _Wire(asyncio.Protocol):
             self._scheduled = True
             self._loop.call_soon(self._flush)
 
+    def send_buffers(self, buffers: Sequence[Buffer]) -> None:
+        """Queues a frame in several buffers, which are sent from where they are."""
+        self._out.extend(buffers)
+        self._scattered = True
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
         self._scheduled = False
         out = self._out
         if not out:
             return
         self._out = []
-        if self._transport is not None:
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        scattered, self._scattered = self._scattered, False
+        if self._transport is None:
+            return
+        if scattered:
+            self._transport.writelines(out)  # type: ignore[arg-type]
+        else:
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))  # type: ignore[arg-type]
 
     def abort(self) -> None:
         """Drops the connection at once."""
@@ -169,6 +186,20 @@ class Client:
         frame = framing.encode_request(request_id, message)
         self._pending[request_id] = on_reply
         wire.send(frame)
+
+    def call_write(self, message: m.Write, keys: Buffer, rows: Buffer, on_reply: OnReply) -> None:
+        """`call` for a Write without keys and rows: these are sent with it and not copied.
+
+        They must not change before the reply.
+        """
+        wire = self._wire
+        if wire is None:
+            self._loop.call_soon(on_reply, LOST)
+            return
+        request_id = self._take_id()
+        buffers = framing.encode_write(request_id, message, keys, rows)
+        self._pending[request_id] = on_reply
+        wire.send_buffers(buffers)
 
     async def request(self, message: m.Message) -> m.Message:
         """Sends a request and waits for its reply; a Failure (LOST too) is raised as SqlError."""

@@ -242,9 +242,7 @@ class Engine:
         if known is not None and known.descriptor == self.descriptors[key]:
             return
         self._unrecorded.add(key)
-        state = TabletState(
-            *key, self.descriptors[key], tablet.settled_index, tablet.gc_ts
-        )
+        state = TabletState(*key, self.descriptors[key], tablet.settled_index, tablet.gc_ts)
 
         def done(error: StorageError | None) -> None:
             if self.tablets.get(key) is not tablet:
@@ -283,9 +281,7 @@ class Engine:
                 del self._leaving[key]
                 self.remove_later(meta.number for meta in tablet.metas)
             elif not self.maintenance.stopped:
-                self.files.call_later(
-                    limits.MAINTENANCE_RETRY_MS, lambda: self._leave(key, tablet)
-                )
+                self.files.call_later(limits.MAINTENANCE_RETRY_MS, lambda: self._leave(key, tablet))
 
         self.manifest.append(Edit(drop_tablets=(key,)), done)
 

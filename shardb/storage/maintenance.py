@@ -116,9 +116,7 @@ class Maintenance:
         )
         frozen_bytes = engine.memtable_bytes - sum(t.memtable.memory_bytes for t in active)
         while (
-            active
-            and not frozen_bytes
-            and engine.memtable_bytes > budget.memtables_bytes * 7 // 10
+            active and not frozen_bytes and engine.memtable_bytes > budget.memtables_bytes * 7 // 10
         ):
             frozen_bytes += active[-1].memtable.memory_bytes
             engine.freeze(active.pop())
@@ -295,9 +293,7 @@ class Maintenance:
         version = max(tablet.version_of(segment) for segment in segments)
         sources = [tablet.piece(segment, version) for segment in segments]
         columns = tablet.schema.columns_of(version)
-        work = jobs.merge(
-            sources, tablet.schema.layout(version), columns, gc_ts, choice.bottom
-        )
+        work = jobs.merge(sources, tablet.schema.layout(version), columns, gc_ts, choice.bottom)
         order = max(meta.order for meta in inputs)
         target = engine.target(tablet, order, columns, version)
         self._merging = tablet

@@ -100,9 +100,7 @@ def scan_runs(
     def segments() -> SegmentScan:
         return SegmentScan(runs, columns, arrow_types, ts, keyed, own, shadows, rows.schema)
 
-    numbers = [
-        number for number, (_, of) in enumerate(runs.runs) if isinstance(of[0][0], Segment)
-    ]
+    numbers = [number for number, (_, of) in enumerate(runs.runs) if isinstance(of[0][0], Segment)]
     if ordered:  # runs are drawn from in turns: each has its own SegmentScan
         streams = [rows, *(scan.segment_runs([number], segments()) for number in numbers)]
         merged = Merge(runs.layout, columns, arrow_types, with_key, streams, batch_rows)
@@ -165,9 +163,7 @@ class _Scan(NamedTuple):
                 yield at, low, high
 
 
-def _bounded_places(
-    bounds: Sequence[Bound], row_map: RowMap | None
-) -> list[Bound] | None:
+def _bounded_places(bounds: Sequence[Bound], row_map: RowMap | None) -> list[Bound] | None:
     """The bounds by columns of a segment's file; None if no row of it can satisfy them.
 
     Of a column that the segment lacks nothing is known, but that a NULL satisfies no bound.

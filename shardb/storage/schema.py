@@ -74,9 +74,7 @@ class TabletSchema:
             )
         return found
 
-    def map_from(
-        self, layout: RowLayout, columns: Sequence[SegmentColumn], target: int
-    ) -> RowMap:
+    def map_from(self, layout: RowLayout, columns: Sequence[SegmentColumn], target: int) -> RowMap:
         """The same from any columns, in `layout`."""
         at = {column.id: position for position, column in enumerate(columns)}
         wanted = self.columns_of(target)

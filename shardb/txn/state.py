@@ -9,6 +9,7 @@ Of a table that has both, the overlay's writes came after all of the bulk's.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
@@ -102,6 +103,7 @@ class State:
         "owner",
         "participants",
         "phase",
+        "queued",
         "sealing",
         "state_id",
         "statements",
@@ -117,6 +119,7 @@ class State:
         self.statements: set[int] = set()
         self.abandon: Callable[[], None] | None = None  # ends the statement being carried out
         self.cancel: Callable[[int], None] | None = None  # the same, if it has this number
+        self.queued: deque[Callable[[], None]] = deque()  # statements that came meanwhile
         self.last_statement = 0
         self.last_reply: Message | None = None
         self.floor = 0  # the largest commit_ts read, locked or overwritten
@@ -134,6 +137,11 @@ class State:
     @property
     def has_writes(self) -> bool:
         return bool(self.log) or bool(self.bulk)
+
+    def next(self) -> None:
+        """Begins the statement that came while another was carried out, if there is one."""
+        if self.queued:
+            self.queued.popleft()()
 
     def put(self, statement: int, table_id: int, key: bytes, row: bytes | None) -> None:
         """Buffers a write; None deletes. REQUIRES: the key is locked."""

@@ -64,6 +64,11 @@ class Postgres(Server):
     def log_path(self) -> Path:
         return self._directory / "server.log"
 
+    @property
+    def pid(self) -> int:
+        """The postmaster."""
+        return int((self._directory / "data" / "postmaster.pid").read_text().split()[0])
+
     def psql_on(self, database: str, command: str) -> subprocess.CompletedProcess[str]:
         """Runs a command on another database of this server."""
         url = f"postgresql://shardb@127.0.0.1:{self.port}/{database}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 from typing import Any
 
 import pytest
@@ -13,32 +12,39 @@ from hypothesis import strategies as st
 
 from shardb._core.copytext import CopyReader
 from shardb._core.coreerror import CoreError
+from shardb._core.frames import split_items
+from shardb._core.keycodec import KeyCodec
 from shardb._core.rowcodec import RowLayout
+from shardb._core.rowdeal import RowDealer
 from shardb.types import TypeCode
 
 LAYOUT = RowLayout(1, [(TypeCode.INT4, -1), (TypeCode.TEXT, -1), (TypeCode.INT8, -1)])
+CODEC = KeyCodec([(TypeCode.INT4, -1, False, True)])
 NAMES = ["a", "b", "c"]
 
 
-def reader(**options: Any) -> CopyReader:
+def reader(batch_bytes: int = 1 << 20, **options: Any) -> tuple[CopyReader, RowDealer]:
     options.setdefault("columns", (0, 1))
     options.setdefault("not_null", (0,))
     defaults = LAYOUT.encode((None, None, 7))
-    return CopyReader(LAYOUT, "t", NAMES, defaults=defaults, **options)
+    dealer = RowDealer(LAYOUT, CODEC, (0,), (b"",), 8192, 1 << 20, batch_bytes, 1 << 20)
+    return CopyReader(dealer, "t", NAMES, defaults=defaults, **options), dealer
 
 
-def rows_of(result: tuple[bytes, bytes]) -> list[tuple[object, ...]]:
-    rows, packed = result
-    offsets = memoryview(packed).cast("Q")
-    return [LAYOUT.decode(rows[a:b]) for a, b in itertools.pairwise(offsets)]
+def rows_of(dealer: RowDealer) -> list[tuple[object, ...]]:
+    dealt = dealer.take(True)
+    assert len(dealt) <= 1
+    return [
+        LAYOUT.decode(row) for _, count, _, rows in dealt for row in split_items(bytes(rows), count)
+    ]
 
 
 def read(data: bytes, step: int = 0, **options: Any) -> list[tuple[object, ...]]:
-    copy = reader(**options)
-    found = []
+    copy, dealer = reader(**options)
     for at in range(0, len(data), step or len(data) or 1):
-        found += rows_of(copy.feed(data[at : at + (step or len(data))]))
-    return found + rows_of(copy.feed(b"", final=True))
+        assert copy.feed([data[at : at + (step or len(data))]])
+    assert copy.feed([], final=True)
+    return rows_of(dealer)
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 3, 7])
@@ -71,9 +77,23 @@ def test_end_marker_ends_the_data() -> None:
 
 
 def test_rowid_counts_up() -> None:
-    copy = reader(columns=(0, 1), rowid=2, next_rowid=100)
-    assert rows_of(copy.feed(b"1\tx\n2\ty\n")) == [(1, "x", 100), (2, "y", 101)]
+    copy, dealer = reader(columns=(0, 1), rowid=2, next_rowid=100)
+    assert copy.feed([b"1\tx\n2", b"\ty\n"])
+    assert rows_of(dealer) == [(1, "x", 100), (2, "y", 101)]
     assert copy.next_rowid == 102
+
+
+def test_a_full_batch_leaves_lines_for_the_next_feed() -> None:
+    copy, dealer = reader(batch_bytes=1)
+    assert not copy.feed([b"1\tx\n2\ty\n3"])
+    assert rows_of(dealer) == [(1, "x", 7)]
+    assert not copy.feed([])
+    assert rows_of(dealer) == [(2, "y", 7)]
+    assert copy.feed([])
+    assert rows_of(dealer) == []
+    assert not copy.feed([b"\tz"], final=True)
+    assert rows_of(dealer) == [(3, "z", 7)]
+    assert copy.feed([], final=True)
 
 
 @pytest.mark.parametrize(

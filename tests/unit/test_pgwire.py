@@ -97,3 +97,26 @@ def test_golden_bytes() -> None:
     assert messages.row_description([("n", 1, 2, 23, 4, -1)], b"\1") == (
         b"T\0\0\0\x1a\0\1n\0\0\0\0\1\0\2\0\0\0\x17\0\4\xff\xff\xff\xff\0\1"
     )
+
+
+def test_payloads_joins_the_like_messages_that_are_complete() -> None:
+    buffer = FrontendBuffer(1000)
+    data = b"d\0\0\0\x05ad\0\0\0\x06bcd\0\0\0\x04c\0\0\0\x04d\0\0\0\x05e"
+    for stop, expected in ((6, b"a"), (12, b"a"), (13, b"abc"), (len(data), b"abc")):
+        buffer = FrontendBuffer(1000)
+        buffer.feed(data[:stop])
+        assert buffer.next() == ord("d")
+        assert buffer.payloads() == expected, stop
+    assert buffer.next() == ord("c")
+    assert buffer.next() == ord("d")
+    assert buffer.payloads() == b"e"
+    assert buffer.next() == 0
+
+
+def test_payloads_leaves_a_bad_header_to_next() -> None:
+    buffer = FrontendBuffer(1000)
+    buffer.feed(b"d\0\0\0\x05ad\xff\0\0\x05b")
+    assert buffer.next() == ord("d")
+    assert buffer.payloads() == b"a"
+    with pytest.raises(CoreError):
+        buffer.next()

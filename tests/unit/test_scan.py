@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shardb._core.coreerror import CoreError
 from shardb._core.keycodec import KeyCodec
-from shardb._core.memtable import MemTable
-from shardb._core.runs import Runs
-from shardb._core.segment import Segment
-from shardb._core.shadow import Shadows
 from shardb.storage.scan import TabletScan, scan_runs
 from shardb.types import TypeCode
 from tests.support.tablet_model import (
@@ -28,9 +20,7 @@ from tests.support.tablet_model import (
     arrow_types,
     cells,
     make_memtable,
-    open_segment,
     row_map,
-    write_segment,
 )
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from array import array
 from collections import deque
 from collections.abc import Callable
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardb._core import frames
@@ -449,6 +450,36 @@ def test_frames_come_back_however_they_are_cut(kinds: list[int], seed: int) -> N
                 got.append(framing.decode_reply(body))
             else:
                 got.append(body)
+        at += size
+    assert got == sent
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 3), st.sampled_from([(), (1, 2**64 - 1)]))
+def test_a_write_comes_back_however_it_is_sent(
+    seed: int, count: int, expected_ts: tuple[int, ...]
+) -> None:
+    rng = random.Random(seed)
+    sent: list[m.Message] = []
+    stream = b""
+    for number in range(count):
+        keys = rng.randbytes(rng.choice((0, 300, 70_000)))
+        rows = rng.randbytes(rng.choice((0, 300, 70_000, 140_000)))
+        ref = m.TxnRef(b"t" * 16, 1, 2, 3)
+        empty = m.Write(1, 2, 3, 4, ref, False, "update", 5, b"", b"", expected_ts)
+        message = msgspec.structs.replace(empty, keys=keys, rows=rows)
+        sent.append(message)
+        buffers = b"".join(framing.encode_write(number, empty, keys, rows))
+        assert framing.decode_request(buffers[9:]) == message
+        stream += buffers if number % 2 else framing.encode_request(number, message)
+    reader = framing.new_reader()
+    got: list[m.Message] = []
+    at = 0
+    while at < len(stream):
+        size = rng.choice((1, 8, 9, 1000, 65_000, 100_000))
+        for kind, number, body in reader.feed(stream[at : at + size]):
+            assert (kind, number) == (framing.REQUEST, len(got))
+            got.append(framing.decode_request(body))
         at += size
     assert got == sent
 

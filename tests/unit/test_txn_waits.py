@@ -11,6 +11,7 @@ import pytest
 
 from coordinator.plan.plans import ScanStage
 from shardb import limits
+from shardb._core.frames import join_items
 from shardb.errors import SqlError, StorageError
 from shardb.node.ranges import LocalRange
 from shardb.program import Key, ProgramSpec
@@ -18,6 +19,7 @@ from tests.support.shards import (
     ADD,
     ADD_TO_ALL,
     BALANCE,
+    COUNT_FROM,
     FIRST,
     ID,
     INSERT,
@@ -249,6 +251,42 @@ def test_a_circle_of_large_inserts_is_a_deadlock(tmp_path: Path) -> None:
         await asyncio.wait_for(waiting, 5)
         await c.driver.commit(txns[0])
         await asyncio.sleep(0.05)
+        nothing_is_left(c)
+
+    with_cluster(tmp_path, test)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_batches_of_one_insert_take_their_turns(tmp_path: Path, cancelled: bool) -> None:
+    async def test(c: Cluster) -> None:
+        def batch(first: int) -> tuple[int, bytes, bytes]:
+            keys, rows = c.rows([(ident, 0) for ident in range(first, first + 600)])
+            return 600, join_items(keys), join_items(rows)
+
+        def put(first: int) -> asyncio.Task[None]:
+            item = c.catalog.find_range(TABLE.group_id, c.rows([(first, 0)])[0][0])
+            return asyncio.create_task(c.driver.write_dealt(txn, TABLE.id, item, *batch(first)))
+
+        other, txn = c.driver.begin(), c.driver.begin()
+        await c.run(INSERT, 3000, 0, txn=other)
+        await put(1000)
+        first, second, third = put(2500), put(4000), put(5000)
+        await asyncio.sleep(0.05)
+        assert not (first.done() or second.done() or third.done())
+        if cancelled:
+            for task in (first, second, third):
+                task.cancel()
+            await asyncio.wait((first, second, third), timeout=5)
+            assert first.cancelled()
+            await c.driver.rollback(txn)
+            await c.driver.commit(other)
+        else:
+            await c.driver.rollback(other)
+            await asyncio.wait_for(asyncio.gather(first, second, third), 5)
+            await c.driver.commit(txn)
+        await asyncio.sleep(0.05)
+        count = fields((await c.run(COUNT_FROM, 1000, 9999)).data)
+        assert count == [[b"1" if cancelled else b"2400"]]
         nothing_is_left(c)
 
     with_cluster(tmp_path, test)

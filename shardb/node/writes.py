@@ -1,0 +1,153 @@
+"""Writes by key: what inserts of many rows, COPY and DML by query send a range."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from shardb import limits
+from shardb._core.frames import split_items
+from shardb.errors import SqlError
+from shardb.meta.descriptors import Table
+from shardb.node.bulk import Bulk
+from shardb.node.ranges import LocalRange
+from shardb.node.statements import ROW_CHANGED, Reply, Statement, Waits, duplicate_key
+from shardb.rpc import messages as m
+from shardb.txn.locks import LockTable
+from shardb.txn.state import State
+
+BULK_ROWS_MIN: Final = 512  # an insert of so many rows is kept as it came
+
+
+class WriteStatement(Statement):
+    """Writes by key."""
+
+    def __init__(
+        self, local: LocalRange, locks: LockTable, message: m.Write, table: Table, reply: Reply
+    ) -> None:
+        version = table.schema_version
+        super().__init__(local, locks, message.txn, message.commit, reply, version)
+        self.message = message
+        self.table = table
+        self.skipped: list[int] = []
+
+    def floor(self) -> int:
+        return self.message.floor
+
+    def run(self, owner: object) -> None:
+        """Begins; the reply comes when it is over."""
+        self.start(owner, self._work)
+
+    def _work(self, state: State) -> Waits:
+        yield from self.room()
+        message = self.message
+        keys = split_items(message.keys, message.count)
+        deletes = message.mode == "delete"
+        for key in keys:
+            if not self.local.holds(key):
+                raise SqlError("57P03", "a row was sent to a range that does not hold it")
+        large = message.count >= BULK_ROWS_MIN or self.table.id in state.bulk
+        bulk = message.mode == "insert" and large and not state.overlays.get(self.table.id)
+        if bulk:
+            yield from self._bulk(state, keys)
+        else:
+            state.overlay(self.table.id)
+            rows: Sequence[bytes | None] = (
+                [None] * len(keys) if deletes else split_items(message.rows, message.count)
+            )
+            yield from self._by_row(state, keys, rows)
+        count = message.count - len(self.skipped)
+        skipped = tuple(self.skipped)
+        self.finish(
+            lambda commit_ts: m.Written(count, skipped, state.state_id, commit_ts, state.floor)
+        )
+
+    def _by_row(self, state: State, keys: list[bytes], rows: Sequence[bytes | None]) -> Waits:
+        message = self.message
+        mode = message.mode
+        table = self.table
+        versioned = mode in ("update", "delete") and bool(message.expected_ts)
+        if versioned:  # all locks first: a statement that is run again finds its rows unchanged
+            for key in keys:
+                yield from self.lock(state, table, key, True, 0)
+        for index, (key, row) in enumerate(zip(keys, rows, strict=True)):
+            if not versioned:
+                yield from self.lock(state, table, key, True, 0)
+            existing = self.current(state, table.id, key)
+            if mode == "insert":
+                if existing is not None:
+                    raise duplicate_key(table, None, key)
+            elif mode == "insert_ignore":
+                if existing is not None:
+                    self.skipped.append(index)
+                    continue
+            elif versioned:
+                self._check_version(state, key, existing, message.expected_ts[index])
+            self.put(state, table.id, key, row)
+
+    def _check_version(
+        self, state: State, key: bytes, existing: bytes | None, expected_ts: int
+    ) -> None:
+        """The row must be the one its new value came from. Own writes cannot have changed."""
+        table_id = self.table.id
+        bulk = state.bulk.get(table_id)
+        own = key in state.overlays.get(table_id, ()) or (bulk is not None and bulk.holds(key))
+        if existing is not None and own:
+            return
+        version = self.local.tablets[table_id].newest(key)
+        if existing is None or version is None or version[1] != expected_ts:
+            raise SqlError("40001", ROW_CHANGED)
+
+    def _bulk(self, state: State, keys: list[bytes]) -> Waits:
+        """A large insert: its rows stay together, and their presence stands for their locks."""
+        table_id = self.table.id
+        message = self.message
+        count = message.count
+        if len(message.rows) > limits.RPC_MESSAGE_MAX_BYTES:
+            raise SqlError("54000", "a batch of rows is too long")
+        yield from self._wait_for_others(state, keys)
+        existing = self.local.tablets[table_id].runs().first_existing(message.keys, count)
+        if existing >= 0:
+            raise duplicate_key(self.table, None, keys[existing])
+        bulk = state.bulk.get(table_id)
+        if bulk is None:
+            bulk = state.bulk[table_id] = self.local.new_bulk(table_id)
+            if state not in self.participant.bulk_writers:
+                self.participant.bulk_writers.append(state)
+        assert isinstance(bulk, Bulk)
+        held = bulk.first_held(message.keys, count)
+        if held >= 0:
+            raise duplicate_key(self.table, None, keys[held])
+        state.grow(len(message.keys) + len(message.rows))
+        state.floor = max(state.floor, self.participant.newest_commit_ts)
+        if not bulk.add(self.txn.statement, count, message.keys, message.rows):
+            raise duplicate_key(self.table, None, _repeated(keys))
+        while bulk.ingest.pressed:
+            bulk.ingest.when_room(self.resume)
+            yield
+
+    def _wait_for_others(self, state: State, keys: list[bytes]) -> Waits:
+        """Waits until no other transaction holds one of the keys."""
+        table_id = self.table.id
+        while True:
+            blocker: State | None = None
+            for other in self.participant.bulk_writers:
+                held = None if other is state else other.bulk.get(table_id)
+                if held is not None and held.first_held(self.message.keys, len(keys)) >= 0:
+                    blocker = other
+                    break
+            if blocker is None and len(self.locks):
+                blocker = self.locks.first_holder(table_id, keys, state)
+            if blocker is None:
+                return
+            yield from self.await_end(state, blocker)
+
+
+def _repeated(keys: list[bytes]) -> bytes:
+    """A key that comes twice in a batch."""
+    seen: set[bytes] = set()
+    for key in keys:
+        if key in seen:
+            return key
+        seen.add(key)
+    return keys[0]
