@@ -435,24 +435,28 @@ def _open_directory(path: str, files: Files) -> tuple[Lock, int]:
         raise StorageError("55006", f"data directory {path} is in use by another process")
     found = FORMAT
     try:
-        format_path = f"{path}/{FORMAT_FILE}"
-        if files.exists(format_path):
-            text = files.read(format_path).decode("ascii", "replace").strip()
-            if not text.isdigit():
-                raise StorageError("XX001", f"{format_path} does not hold a format number")
-            found = int(text)
-            if found > FORMAT:
-                raise StorageError(
-                    "0A000",
-                    f"data directory {path} has format {text}, this shardb reads up to {FORMAT}",
-                )
+        if files.exists(f"{path}/{FORMAT_FILE}"):
+            found = read_format(path, files)
         else:
-            files.write_new(format_path, f"{FORMAT}\n".encode())
+            files.write_new(f"{path}/{FORMAT_FILE}", f"{FORMAT}\n".encode())
     except BaseException:
         with contextlib.suppress(OSError):
             lock.close()
         raise
     return lock, found
+
+
+def read_format(path: str, files: Files) -> int:
+    """The format of a data directory. StorageError: XX001 if it is none, 0A000 if it is newer."""
+    format_path = f"{path}/{FORMAT_FILE}"
+    text = files.read(format_path).decode("ascii", "replace").strip()
+    if not text.isdigit():
+        raise StorageError("XX001", f"{format_path} does not hold a format number")
+    if int(text) > FORMAT:
+        raise StorageError(
+            "0A000", f"data directory {path} has format {text}, this shardb reads up to {FORMAT}"
+        )
+    return int(text)
 
 
 def segment_file(path: str, number: int) -> str:

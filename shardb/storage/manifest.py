@@ -42,12 +42,13 @@ class _Waiting(NamedTuple):
     done: OnDurable
 
 
-class _Contents(NamedTuple):
-    """What is in a file: `end` is where the last valid record ends."""
+class Contents(NamedTuple):
+    """What is in a file: `end` is where the last valid record ends, after it is a torn one."""
 
     token: bytes
     snapshot_end: int
     end: int
+    size_bytes: int
     state: FileSet
 
 
@@ -76,7 +77,7 @@ class Manifest:
         rng: Rng,
         on_fatal: Callable[[StorageError], None],
         number: int,
-        contents: _Contents,
+        contents: Contents,
     ) -> None:
         self.current = contents.state
         self._directory = directory
@@ -87,7 +88,9 @@ class Manifest:
         self._token = contents.token
         self._end = contents.end
         self._due_at = _due_at(contents.snapshot_end)
-        self._file: AppendFile | None = files.open_append(_path(directory, number), contents.end)
+        self._file: AppendFile | None = files.open_append(
+            manifest_path(directory, number), contents.end
+        )
         self._planned = self.current  # with all that is queued
         self._pending: list[_Waiting] = []
         self._in_flight: list[_Waiting] = []
@@ -111,43 +114,36 @@ class Manifest:
         `new`: the directory may have none yet. Raises OSError, and StorageError: XX001 if there is
         none or a durable part of it is damaged, 0A000 if its format is newer.
         """
-        numbers = []
         for name in files.names(directory):
-            rest = name.removeprefix(FILE_PREFIX)
-            if rest == name:
-                continue
-            if rest.endswith(NEW_SUFFIX):
+            if name.startswith(FILE_PREFIX) and name.endswith(NEW_SUFFIX):
                 files.remove(f"{directory}/{name}")  # was being made
-            elif rest.isdigit():
-                numbers.append(int(rest))
+        numbers = manifest_numbers(files, directory)
         if not numbers:
             if not new:
                 raise StorageError("XX001", f"the manifest of {directory} is missing")
             contents = _begin(files, directory, 1, rng.token(TOKEN_BYTES), FileSet())
             return cls(directory, files, rng, on_fatal, 1, contents)
-        number = max(numbers)
-        path = _path(directory, number)
-        data = files.read(path)
-        contents = _read(path, number, data)
+        number = numbers[-1]
+        contents = read_manifest(files, directory, number)
         manifest = cls(directory, files, rng, on_fatal, number, contents)
         try:
-            manifest._recover(len(data), contents, sorted(numbers)[:-1])
+            manifest._recover(contents, numbers[:-1])
         except BaseException:
             assert manifest._file is not None
             manifest._file.close()
             raise
         return manifest
 
-    def _recover(self, size_bytes: int, contents: _Contents, older: list[int]) -> None:
+    def _recover(self, contents: Contents, older: list[int]) -> None:
         """Makes what was found durable: a killed process may have left it as it was written."""
         assert self._file is not None
-        if contents.end < size_bytes:
+        if contents.end < contents.size_bytes:
             self._file.truncate(contents.end)
         self._file.sync()
         self._files.sync_directory(self._directory)
         # Not before: the newest file's name might not have been durable.
         for number in older:
-            self._files.remove(_path(self._directory, number))
+            self._files.remove(manifest_path(self._directory, number))
         if contents.end > contents.snapshot_end:
             self._rewrite()
 
@@ -262,7 +258,7 @@ class Manifest:
         """
         assert self._file is not None and not self._in_flight
         number, token = self._number + 1, self._rng.token(TOKEN_BYTES)
-        path = _path(self._directory, number)
+        path = manifest_path(self._directory, number)
         try:
             contents = _begin(self._files, self._directory, number, token, self.current)
         except OSError as error:
@@ -278,11 +274,22 @@ class Manifest:
         old_file.close()
         self._token, self._end = token, contents.end
         self._due_at = _due_at(contents.snapshot_end)
-        self._files.remove(_path(self._directory, old))
+        self._files.remove(manifest_path(self._directory, old))
 
 
-def _path(directory: str, number: int) -> str:
+def manifest_path(directory: str, number: int) -> str:
+    """Where a manifest is."""
     return f"{directory}/{FILE_PREFIX}{number:06d}"
+
+
+def manifest_numbers(files: Files, directory: str) -> list[int]:
+    """The numbers of the manifests in a directory, ascending: the last one counts."""
+    names = [
+        name.removeprefix(FILE_PREFIX)
+        for name in files.names(directory)
+        if name.startswith(FILE_PREFIX)
+    ]
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def _due_at(snapshot_end: int) -> int:
@@ -290,16 +297,21 @@ def _due_at(snapshot_end: int) -> int:
     return snapshot_end + max(limits.MANIFEST_REWRITE_BYTES, snapshot_end)
 
 
-def _begin(files: Files, directory: str, number: int, token: bytes, state: FileSet) -> _Contents:
+def _begin(files: Files, directory: str, number: int, token: bytes, state: FileSet) -> Contents:
     """Makes a file of a header and a snapshot, in one durable step."""
     header = encode_file_header(number, token)
     data = header + encode_record(len(header), token, (state.as_edit(),))
-    files.write_new(_path(directory, number), data)
-    return _Contents(token, len(data), len(data), state)
+    files.write_new(manifest_path(directory, number), data)
+    return Contents(token, len(data), len(data), len(data), state)
 
 
-def _read(path: str, number: int, data: bytes) -> _Contents:
-    """The file's valid records. Raises StorageError XX001 if more than a torn tail is missing."""
+def read_manifest(files: Files, directory: str, number: int) -> Contents:
+    """A file's valid records. StorageError XX001 if more than a torn tail is missing.
+
+    Reading changes nothing.
+    """
+    path = manifest_path(directory, number)
+    data = files.read(path)
     token = _check_file_header(path, number, data)
     state = FileSet()
     offset, snapshot_end = FILE_HEADER_BYTES, 0
@@ -320,7 +332,7 @@ def _read(path: str, number: int, data: bytes) -> _Contents:
             "XX001",
             f"manifest {path} is damaged at offset {offset}: bad record before durable data",
         )
-    return _Contents(token, snapshot_end, offset, state)
+    return Contents(token, snapshot_end, offset, len(data), state)
 
 
 def _check_file_header(path: str, number: int, data: bytes) -> bytes:

@@ -13,7 +13,6 @@ import msgspec
 VERSION: Final = 1
 INDEX_KEY: Final = b"shardb.index"  # of the Arrow footer's custom metadata: see footer_note
 SYSTEM_COLUMNS: Final = ("_key", "_ts", "_deleted")
-GROUP_ROWS: Final = 64 * 1024
 Key: TypeAlias = bytes
 
 
