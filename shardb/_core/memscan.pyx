@@ -7,6 +7,7 @@ of rows at a time so that they stay in cache. It runs beside the writer: see mem
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.pyport cimport PY_SSIZE_T_MAX
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
@@ -16,7 +17,7 @@ import pyarrow as pa
 from shardb._core.coreerror import CoreError
 from shardb._core.datum cimport T_BOOL, T_INTERVAL, T_NUMERIC
 from shardb._core.memtable cimport (
-    MemTable, Node, Version, key_compare, key_prefix, node_key, node_next, node_version,
+    MemTable, Node, Version, key_compare, key_prefix, node_key, node_newest, node_next, node_version,
     version_row,
 )
 from shardb._core.rowcodec cimport ColumnLayout, Layout, RowLayout
@@ -197,6 +198,8 @@ cdef class Scan:
         self.with_key = with_key
         self.batch_rows = batch_rows
         self.out_count = len(columns)
+        if batch_rows > PY_SSIZE_T_MAX // <Py_ssize_t> sizeof(Found):
+            raise MemoryError
         self.outs = <Out*> calloc(self.out_count or 1, sizeof(Out))
         self.found = <Found*> malloc(batch_rows * sizeof(Found))
         if self.outs == NULL or self.found == NULL:
@@ -385,7 +388,7 @@ cdef class Scan:
                     prefetch(base)
             if order >= 0:
                 node = own
-                version = own.newest
+                version = node_newest(own)
                 own = self.within(node_next(own))
             if version == NULL or version.tombstone:
                 continue
@@ -411,9 +414,11 @@ cdef class Scan:
         found.key_length = node.key_length
         found.ts = ts
         self.key_bytes += node.key_length
-        memcpy(&schema_version, found.row, 2)
-        if schema_version != self.layout.c.schema_version or version.length < self.layout.c.data_at:
+        if version.length < self.layout.c.data_at:
             self.strange_row = True
+        else:
+            memcpy(&schema_version, found.row, 2)
+            self.strange_row |= schema_version != self.layout.c.schema_version
         for index in range(self.out_count):
             out = &self.outs[index]
             if out.shape == SHAPE_VARIABLE:
