@@ -24,6 +24,7 @@ from shardb._core.datum cimport (
     Datum, T_INT8, datum_from_text, datum_init, datum_to_text, type_is_text, utf8_check,
 )
 from shardb._core.rowcodec cimport Layout, RowLayout, row_append, row_fit, row_get
+from shardb._core.sanitize cimport PIECEWISE
 
 cdef enum:
     NEED_MORE = 0
@@ -176,17 +177,19 @@ cdef class CopyReader:
     cdef int _append(self, bytes data) except -1:
         cdef Py_ssize_t more = len(data), live = self.end - self.start
         cdef char* grown
-        if self.capacity - self.end < more:
+        cdef Py_ssize_t capacity
+        if PIECEWISE or self.capacity - self.end < more:
             if self.start:
                 memmove(self.data, self.data + self.start, live)
                 self.start = 0
                 self.end = live
-            if self.capacity - live < more:
-                grown = <char*> realloc(self.data, 2 * (live + more))
+            if PIECEWISE or self.capacity - live < more:
+                capacity = live + more if PIECEWISE else 2 * (live + more)
+                grown = <char*> realloc(self.data, capacity or 1)
                 if grown == NULL:
                     raise MemoryError()
                 self.data = grown
-                self.capacity = 2 * (live + more)
+                self.capacity = capacity
         if more:
             memcpy(self.data + self.end, PyBytes_AS_STRING(data), more)
             self.end += more

@@ -15,6 +15,8 @@ from libc.string cimport memcmp, memcpy
 
 import os
 
+from shardb._core.sanitize cimport PIECEWISE
+
 cdef extern from *:
     """
     #include <string.h>
@@ -87,10 +89,11 @@ cdef void* arena_take(Table* table, size_t size) noexcept nogil:
     cdef Chunk* chunk
     cdef void* taken
     cdef size_t wanted
-    size = (size + 7) & ~(<size_t> 7)
-    if size > table.free_bytes:
+    if not PIECEWISE:
+        size = (size + 7) & ~(<size_t> 7)
+    if PIECEWISE or size > table.free_bytes:
         wanted = table.chunk_bytes
-        if size > wanted // 4:
+        if PIECEWISE or size > wanted // 4:
             # A large row gets a chunk of its own and leaves the current one in use.
             chunk = <Chunk*> malloc(sizeof(Chunk) + size)
             if chunk == NULL:
