@@ -253,9 +253,14 @@ cdef void move_finger(Table* table, const char* key, Py_ssize_t key_length) noex
             # Every finger is at or before the last insert; the lower one is never behind.
             node = table.finger[level]
         following = node.next[level]
+        if level:
+            # Where the search goes if `following` is past the key: both are waited for at once.
+            prefetch(node.next[level - 1])
         while following != NULL and node_before(following, prefix, key, key_length):
             node = following
             following = node.next[level]
+            if level:
+                prefetch(node.next[level - 1])
             advanced = True
         table.finger[level] = node
         if level == 0:
@@ -351,9 +356,13 @@ cdef Node* table_seek(
     cdef int level = MEMTABLE_HEIGHT_MAX - 1
     while level >= 0:
         following = shardb_load_node(&node.next[level])
+        if level:
+            prefetch(shardb_load_node(&node.next[level - 1]))
         while following != NULL and node_before(following, prefix, key, key_length):
             node = following
             following = shardb_load_node(&node.next[level])
+            if level:
+                prefetch(shardb_load_node(&node.next[level - 1]))
         level -= 1
     before[0] = node
     return following
