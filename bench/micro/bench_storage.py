@@ -24,6 +24,7 @@ from shardb._core.memload import put_many
 from shardb._core.memscan import scan_batches
 from shardb._core.memtable import TS_MAX, MemTable
 from shardb._core.rowcodec import RowLayout
+from shardb._core.runs import Runs
 from shardb.env import SystemFiles, SystemRng
 from shardb.errors import StorageError
 from shardb.storage.engine import Engine
@@ -68,6 +69,10 @@ def filled(keys: list[bytes]) -> MemTable:
     return table
 
 
+def runs_of(table: MemTable) -> Runs:
+    return Runs(LAYOUT, [(False, [(table, None)])])
+
+
 def bench_memtable() -> None:
     ascending = [struct.pack(">Q", i) for i in range(ROWS)]
     shuffled = random.Random(1).sample(ascending, ROWS)
@@ -84,11 +89,11 @@ def bench_memtable() -> None:
     show("memory a row", table.memory_bytes / ROWS, "bytes")
     for columns in ([0], [2], [0, 1, 2, 3]):
         kinds = [ARROW[c] for c in columns]
-        scan = partial(scan_batches, table, LAYOUT, columns, kinds, 1)
+        scan = partial(scan_batches, runs_of(table), columns, kinds, 1)
         seconds = median_seconds(partial(drain, scan))
         show(f"scan columns {columns}, loaded in random order", mrows / seconds, "M rows/s")
     table = filled(ascending)
-    seconds = median_seconds(lambda: list(scan_batches(table, LAYOUT, [0, 1, 2, 3], ARROW, 1)))
+    seconds = median_seconds(lambda: list(scan_batches(runs_of(table), [0, 1, 2, 3], ARROW, 1)))
     show("scan of all columns, loaded in key order", mrows / seconds, "M rows/s")
 
 

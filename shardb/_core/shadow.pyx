@@ -162,12 +162,12 @@ cdef class Shadow:
             return status
         ts = node_oldest_ts(node)
         while True:
-            if row and keys.keys[group].offsets == NULL:
-                keys.wanted = group
-                return NOT_LOADED
             found = keys.key(group, row, &length)
             if key_compare(found, length, key, node.key_length) != 0:
                 return 0
+            if keys.keys[group].offsets == NULL:
+                keys.wanted = group
+                return NOT_LOADED
             if self.add(group, row, ts) < 0:
                 keys.wanted = -1
                 return NOT_LOADED
