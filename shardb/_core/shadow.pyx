@@ -162,12 +162,12 @@ cdef class Shadow:
             return status
         ts = node_oldest_ts(node)
         while True:
-            if row and keys.keys[group].offsets == NULL:
-                keys.wanted = group
-                return NOT_LOADED
             found = keys.key(group, row, &length)
             if key_compare(found, length, key, node.key_length) != 0:
                 return 0
+            if keys.keys[group].offsets == NULL:
+                keys.wanted = group
+                return NOT_LOADED
             if self.add(group, row, ts) < 0:
                 keys.wanted = -1
                 return NOT_LOADED
@@ -285,7 +285,11 @@ cdef class Shadow:
                 marks.count == 0 or marks.min_ts > ts
             ):
                 return 0
-            if of.max_ts <= ts and marks.max_ts <= ts:
+            if (
+                of.max_ts <= ts
+                and marks.max_ts <= ts
+                and not (goes_on(segment, group) and segment.group[group - 1].max_ts > ts)
+            ):
                 self.hide_latest(segment, group, hidden)
             else:
                 hide_in_segment(segment, group, ts, hidden)
@@ -359,6 +363,15 @@ cdef class Shadow:
             return self.bytes, count
 
 
+cdef bint goes_on(Segment segment, int group) noexcept:
+    """Whether the group begins with older versions of the last key of the group before."""
+    cdef const RowGroup* of = &segment.group[group]
+    cdef const RowGroup* before = of - 1
+    return of.versions and group > 0 and key_compare(
+        before.last_key, before.last_length, of.first_key, of.first_length
+    ) == 0
+
+
 cdef void add_marks(
     const GroupMarks* marks, uint32_t start, uint64_t ts, uint8_t* hidden
 ) noexcept nogil:
@@ -379,10 +392,7 @@ cdef int hide_in_segment(
     if of.versions or of.max_ts > ts:
         keys = SegmentKeys(segment, ts != NEWEST)
         keys.load(group)
-        if of.versions and group and key_compare(
-            segment.group[group - 1].last_key, segment.group[group - 1].last_length,
-            of.first_key, of.first_length,
-        ) == 0:
+        if goes_on(segment, group):
             keys.load(group - 1)
             if row_ts(keys, group - 1, segment.group[group - 1].rows - 1, ts) <= ts:
                 set_bit(hidden, 0)
