@@ -301,14 +301,18 @@ class Engine:
     def link(
         self, tablet: Tablet, metas: Iterable[SegmentMeta], commit_ts: int, index: int
     ) -> None:
-        """Makes a transaction's segments part of the tablet at its commit timestamp.
+        """Makes a transaction's segments, oldest first, part of the tablet at its commit timestamp.
 
         `index`: all of the range's log up to it is in what the tablet has now and in these.
         """
-        order = next(self._next)
+        # An order each: a later one may change or delete rows of those before.
         linked = [
             msgspec.structs.replace(
-                meta, order=order, link_ts=commit_ts, min_ts=commit_ts, max_ts=commit_ts
+                meta,
+                order=next(self._next),
+                link_ts=commit_ts,
+                min_ts=commit_ts,
+                max_ts=commit_ts,
             )
             for meta in metas
         ]

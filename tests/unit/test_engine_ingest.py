@@ -1,0 +1,49 @@
+"""Large inserts: what a transaction does to its own rows later, and links beside other commits."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.crash_disk import Disk
+from tests.support.small_node import (
+    LAST_TS,
+    LOW,
+    MAIN,
+    Life,
+    Session,
+    set_small_limits,
+    some,
+    ticks,
+)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_small_limits(monkeypatch)
+
+
+def begun() -> Life:
+    life = Life(Disk(), next(ticks()))
+    life.install(MAIN)
+    return life
+
+
+def large(session: Session, begin: int = 0) -> None:
+    """An insert that goes to several segments."""
+    for first in range(begin, begin + 180, 60):
+        session.write("insert", some(range(first, first + 60), 1, "x" * 40))
+
+
+def test_rows_of_a_large_insert_are_changed_in_its_own_transaction() -> None:
+    life = begun()
+    session = Session(life, 1)
+    large(session)
+    session.write("put", some([5], 7, "changed"))
+    session.write("delete", dict.fromkeys([6, 179]))
+    session.commit()
+    wanted = {n: [n, 1, "x" * 40] for n in range(179) if n != 6} | {5: [5, 7, "changed"]}
+    assert life.rows(LOW, MAIN, LAST_TS) == wanted
+    life.settle()  # named by the manifest
+    assert life.rows(LOW, MAIN, LAST_TS) == life.scanned(LOW, MAIN, LAST_TS) == wanted
+    again = Life(life.disk.after_kill(), life.issued)
+    assert again.rows(LOW, MAIN, LAST_TS) == wanted
