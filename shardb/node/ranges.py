@@ -118,9 +118,7 @@ class LocalRange:
 
     # --- the participant's host
 
-    def persist(self, kind: int, payload: bytes, done: Done) -> None:
-        # Nobody waits for the record of an outcome that every participant can find out.
-        lazy = kind == records.DECIDE
+    def persist(self, kind: int, payload: bytes, done: Done, lazy: bool = False) -> None:
         index = 0
 
         def durable(error: StorageError | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from shardb.rpc import messages as m
 from tests.support.crash_disk import Disk
 from tests.support.small_node import (
     LAST_TS,
@@ -47,3 +48,36 @@ def test_rows_of_a_large_insert_are_changed_in_its_own_transaction() -> None:
     assert life.rows(LOW, MAIN, LAST_TS) == life.scanned(LOW, MAIN, LAST_TS) == wanted
     again = Life(life.disk.after_kill(), life.issued)
     assert again.rows(LOW, MAIN, LAST_TS) == wanted
+
+
+def test_a_link_does_not_settle_commits_that_were_under_way() -> None:
+    life = begun()
+    session = Session(life, 1)
+    large(session)
+    commit_ts = session.prepare()
+    life.settle()
+    other = life.ask(Session(life, 2).write_message("put", some([500]), MAIN, commit=True))
+    life.ask(m.Decide(LOW.id, session.id, commit_ts))
+    while other.message is None:
+        life.disk.step()
+    life.disk.step()  # the edit of the manifest, if there is one
+    again = Life(life.disk.after_kill(), life.issued)
+    assert again.reply(m.Decide(LOW.id, session.id, commit_ts)) == m.Ack()
+    assert again.rows(LOW, MAIN, LAST_TS).keys() == {*range(180), 500}
+
+
+def test_a_decision_that_is_not_durable_leaves_the_next_index_free() -> None:
+    life = begun()
+    session = Session(life, 1)
+    large(session)
+    commit_ts = session.prepare()
+    life.settle()
+    life.ask(m.Decide(LOW.id, session.id, commit_ts))
+    life.disk.step()
+    life = Life(life.disk.after_kill(), life.issued)
+    Session(life, 2).write("put", some([500]), commit=True)
+    life = Life(life.disk.after_kill(), life.issued)
+    assert life.reply(m.Decide(LOW.id, session.id, commit_ts)) == m.Ack()
+    assert life.rows(LOW, MAIN, LAST_TS).keys() == {*range(180), 500}
+    life.settle()
+    assert life.scanned(LOW, MAIN, LAST_TS).keys() == {*range(180), 500}
