@@ -13,7 +13,6 @@ It must not interpret payloads or descriptors, nor know of transactions.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
@@ -58,6 +57,26 @@ class Owner(Protocol):
 
     def gc_ts(self) -> int:
         """Versions that only snapshots below it need may go; 0: none."""
+
+
+class Numbers:
+    """Of files and orders: each is given once. Any thread."""
+
+    def __init__(self, first: int) -> None:
+        self._next = first
+        self._lock = threading.Lock()
+
+    def new(self) -> int:
+        """Larger than all before."""
+        with self._lock:
+            number = self._next
+            self._next += 1
+        return number
+
+    def skip(self, number: int) -> None:
+        """This one has been given already."""
+        with self._lock:
+            self._next = max(self._next, number + 1)
 
 
 class Engine:
@@ -121,7 +140,7 @@ class Engine:
             for name in files.names(self.segments_path)
             if name.endswith(SEGMENT_SUFFIX) and name.removesuffix(SEGMENT_SUFFIX).isdigit()
         ]
-        self._next = itertools.count(max([state.next_number, *(n + 1 for n in on_disk)]))
+        self._numbers = Numbers(max([state.next_number, *(n + 1 for n in on_disk)]))
         self._indexes = dict(state.range_indexes)
         for tablet in state.tablets.values():
             self._owner.restore(self, tablet)
@@ -220,7 +239,7 @@ class Engine:
                 range_id,
                 table_id,
                 schema,
-                next(self._next),
+                self._numbers.new(),
                 self.open_segment,
                 self.freeze,
                 Shadows(self.budget.cache_bytes),
@@ -296,7 +315,7 @@ class Engine:
 
     def freeze(self, tablet: Tablet) -> None:
         """Begins a new memtable."""
-        tablet.freeze(next(self._next), self.applied_index(tablet.range_id))
+        tablet.freeze(self._numbers.new(), self.applied_index(tablet.range_id))
 
     def link(
         self, tablet: Tablet, metas: Iterable[SegmentMeta], commit_ts: int, index: int
@@ -309,14 +328,14 @@ class Engine:
         linked = [
             msgspec.structs.replace(
                 meta,
-                order=next(self._next),
+                order=self._numbers.new(),
                 link_ts=commit_ts,
                 min_ts=commit_ts,
                 max_ts=commit_ts,
             )
             for meta in metas
         ]
-        above = next(self._next)
+        above = self._numbers.new()
         tablet.freeze(above, self.applied_index(tablet.range_id))
         tablet.link(linked, above, index)
         self._private.difference_update(meta.number for meta in linked)
@@ -326,7 +345,12 @@ class Engine:
 
     def new_number(self) -> int:
         """A number for a file or an order, larger than all before; from any thread."""
-        return next(self._next)
+        return self._numbers.new()
+
+    def skip_numbers(self, metas: Iterable[SegmentMeta]) -> None:
+        """The log names these files, so that no other may get their numbers, there or not."""
+        for meta in metas:
+            self._numbers.skip(meta.number)
 
     def target(
         self, tablet: Tablet, order: int, columns: Sequence[SegmentColumn], version: int

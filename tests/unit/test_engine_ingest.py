@@ -81,3 +81,25 @@ def test_a_decision_that_is_not_durable_leaves_the_next_index_free() -> None:
     assert life.rows(LOW, MAIN, LAST_TS).keys() == {*range(180), 500}
     life.settle()
     assert life.scanned(LOW, MAIN, LAST_TS).keys() == {*range(180), 500}
+
+
+def test_numbers_in_the_log_are_not_given_to_other_files() -> None:
+    life = begun()
+    session = Session(life, 1)
+    large(session)
+    session.prepare()
+    life.settle()
+    private = life.files()
+    assert life.reply(m.Decide(LOW.id, session.id, 0)) == m.Ack()
+    life.settle()
+    assert not life.files()
+    life = Life(life.disk.after_kill(), life.issued)
+    other = Session(life, 2)
+    large(other)
+    other.commit()
+    life.settle()
+    assert not private & life.files()
+    for _ in range(2):
+        life = Life(life.disk.after_kill(), life.issued)
+        life.settle()
+        assert len(life.rows(LOW, MAIN, LAST_TS)) == 180
