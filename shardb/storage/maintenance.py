@@ -181,8 +181,9 @@ class Maintenance:
         engine = self._engine
         schema = tablet.schema
         columns = schema.columns_of(item.version)
+        gc_ts = engine.gc_ts()
         work = jobs.merge(
-            [(item.memtable, None)], schema.layout(item.version), columns, engine.gc_ts(), False
+            [(item.memtable, None)], schema.layout(item.version), columns, gc_ts, False
         )
         target = engine.target(tablet, item.order, columns, item.version)
         self._flushing = tablet
@@ -194,7 +195,7 @@ class Maintenance:
                 self._flushing = None
                 self._failed("flush a memtable", error)
                 return
-            self._flushed(tablet, item, made)
+            self._flushed(tablet, item, made, gc_ts)
 
         engine.background.run(self._job(tablet, work, target, [item.memtable]), done)
 
@@ -215,7 +216,7 @@ class Maintenance:
 
         return job
 
-    def _flushed(self, tablet: Tablet, item: Frozen, made: list[Segment]) -> None:
+    def _flushed(self, tablet: Tablet, item: Frozen, made: list[Segment], gc_ts: int) -> None:
         """The files are there; now they have to be named."""
         engine = self._engine
         metas = metas_of(made)
@@ -228,6 +229,7 @@ class Maintenance:
                     self._failed("name a flushed segment in the manifest", error)
                 return
             tablet.settle(item, made)
+            tablet.gc_ts = max(tablet.gc_ts, gc_ts)
             self.flushes += 1
             self.failure = None
             engine.cut_log()
@@ -237,7 +239,7 @@ class Maintenance:
             self._flushing = None
             engine.remove_later(meta.number for meta in metas)
             return
-        engine.manifest.append(self._edit(tablet, item.index, metas), done)
+        engine.manifest.append(self._edit(tablet, item.index, metas, gc_ts=gc_ts), done)
 
     def _edit(
         self,
