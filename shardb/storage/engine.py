@@ -261,19 +261,31 @@ class Engine:
         if known is not None and known.descriptor == self.descriptors[key]:
             return
         self._unrecorded.add(key)
-        state = TabletState(*key, self.descriptors[key], tablet.settled_index, tablet.gc_ts)
+        state = self.state_of(tablet)
 
         def done(error: StorageError | None) -> None:
             if self.tablets.get(key) is not tablet:
                 return
             if error is None:
-                self._unrecorded.discard(key)
+                if state.descriptor == self.descriptors[key]:  # else a newer one is on its way
+                    self._unrecorded.discard(key)
             else:  # the log has it; later edits bring it too
                 self.files.call_later(
                     limits.MAINTENANCE_RETRY_MS, lambda: self._record_again(key, tablet)
                 )
 
         self.manifest.append(Edit(put_tablets=(state,)), done)
+
+    def state_of(self, tablet: Tablet, index: int = 0, gc_ts: int = 0) -> TabletState:
+        """What an edit says of a tablet; never less than those before it."""
+        planned = self.manifest.planned.tablets.get(tablet.key)
+        return TabletState(
+            tablet.range_id,
+            tablet.table_id,
+            self.descriptors[tablet.key],
+            max(tablet.settled_index, index, planned.flushed_index if planned else 0),
+            max(tablet.gc_ts, gc_ts, planned.gc_ts if planned else 0),
+        )
 
     def _record_again(self, key: TabletKey, tablet: Tablet) -> None:
         if self.tablets.get(key) is tablet and not self.maintenance.stopped:
@@ -302,7 +314,10 @@ class Engine:
             elif not self.maintenance.stopped:
                 self.files.call_later(limits.MAINTENANCE_RETRY_MS, lambda: self._leave(key, tablet))
 
-        self.manifest.append(Edit(drop_tablets=(key,)), done)
+        if key in self.manifest.planned.tablets:
+            self.manifest.append(Edit(drop_tablets=(key,)), done)
+        else:  # the edit that named it failed together with the first of these
+            done(None)
 
     def written(self, tablet: Tablet) -> None:
         """Something was applied to the tablet: a memtable that has grown large is frozen."""

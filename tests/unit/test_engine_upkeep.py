@@ -15,6 +15,7 @@ from tests.support.small_node import (
     Life,
     Session,
     set_small_limits,
+    side_table,
     some,
     ticks,
     with_column,
@@ -64,3 +65,37 @@ def test_versions_go_only_where_reads_are_refused(merge: bool) -> None:
     again = Life(life.disk.after_kill(), life.issued)
     assert again.local(LOW).tablets[MAIN.id].gc_ts == tablet.gc_ts
     assert life.rows(LOW, MAIN, LAST_TS) == {1: [1, 2, ""]}
+
+
+def test_a_new_descriptor_takes_nothing_back_while_a_flush_is_being_named() -> None:
+    life = begun()
+    later(life, 2 * GC_TTL_MS)
+    Session(life, 1).write("put", some([1]), commit=True)
+    engine = life.node.engine
+    tablet = engine.tablets[LOW.id, MAIN.id]
+    engine.freeze(tablet)
+    engine.maintenance.pump()
+    answer = life.ask(m.InstallTable(LOW, with_column(MAIN)))
+    assert life.background.step()  # the file is there, and the edit under way
+    life.settle()
+    assert answer.message == m.Ack()
+    state = engine.manifest.current.tablets[tablet.key]
+    assert (state.flushed_index, state.gc_ts) == (tablet.settled_index, tablet.gc_ts)
+    assert tablet.settled_index and tablet.gc_ts
+
+
+
+
+def test_a_table_that_the_manifest_had_no_room_for_can_be_dropped() -> None:
+    life = begun()
+    disk, engine = life.disk, life.node.engine
+    table = side_table(1)
+    disk.failing, disk.failing_paths = {"write"}, "MANIFEST"
+    life.ask(m.InstallTable(LOW, table))
+    assert life.reply(m.DropTable(LOW.id, table.id)) == m.Ack()
+    assert disk.step() and not disk.jobs
+    disk.failing = set()
+    life.settle()
+    assert (LOW.id, table.id) not in engine.manifest.current.tablets
+    assert not engine._leaving
+    Session(life, 1).write("put", some([1]), commit=True)
