@@ -210,6 +210,8 @@ class Engine:
 
     def cut_log(self) -> None:
         """Lets go of log files that nothing needs."""
+        if self.maintenance.stopped:
+            return
         assert self._log is not None
         needed = dict.fromkeys(self._indexes, ALL)
         for key, tablet in self.tablets.items():
@@ -396,10 +398,10 @@ class Engine:
         return self.files.exists(jobs.segment_path(self.segments_path, meta.number))
 
     def remove_later(self, numbers: Iterable[int]) -> None:
-        """Removes segments that nothing names any more, in the background."""
+        """Removes segments that nothing names any more, in the background or at the next start."""
         gone = list(numbers)
         self._private.difference_update(gone)
-        if gone:
+        if gone and not self.maintenance.stopped:
             self.background.run(
                 lambda: jobs.remove_segments(self.files, self.segments_path, gone),
                 lambda _, error: None,

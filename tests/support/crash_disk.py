@@ -414,6 +414,7 @@ class SteppedBackground:
     """Worker threads whose jobs run when a test says so, in order, in its own thread."""
 
     jobs: list[Callable[[], None]] = field(default_factory=list)
+    closed: bool = False
 
     def run(
         self, job: Callable[[], Any], done: Callable[[Any, BaseException | None], None]
@@ -428,6 +429,7 @@ class SteppedBackground:
             else:
                 done(result, None)
 
+        assert not self.closed
         self.jobs.append(work)
 
     def step(self) -> bool:
@@ -443,3 +445,4 @@ class SteppedBackground:
 
     def close(self) -> None:
         self.jobs.clear()
+        self.closed = True

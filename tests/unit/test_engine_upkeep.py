@@ -9,6 +9,7 @@ from shardb.txn import oracle
 from tests.support.crash_disk import Disk
 from tests.support.small_node import (
     GC_TTL_MS,
+    HIGH,
     LAST_TS,
     LOW,
     MAIN,
@@ -84,8 +85,6 @@ def test_a_new_descriptor_takes_nothing_back_while_a_flush_is_being_named() -> N
     assert tablet.settled_index and tablet.gc_ts
 
 
-
-
 def test_a_table_that_the_manifest_had_no_room_for_can_be_dropped() -> None:
     life = begun()
     disk, engine = life.disk, life.node.engine
@@ -99,3 +98,37 @@ def test_a_table_that_the_manifest_had_no_room_for_can_be_dropped() -> None:
     assert (LOW.id, table.id) not in engine.manifest.current.tablets
     assert not engine._leaving
     Session(life, 1).write("put", some([1]), commit=True)
+
+
+@pytest.mark.parametrize("steps", range(16))
+def test_a_node_closes_whatever_is_under_way(steps: int) -> None:
+    """A flush, a merge, a link, a commit and a drop, each at any of their steps."""
+    life = begun()
+    side = side_table(1)
+    life.install(side)
+    tablets = life.node.engine.tablets
+    Session(life, 1).write("put", some(range(3), 1), side, commit=True)
+    for number in range(2, 5):  # two runs in segments, and a memtable
+        Session(life, number).write("put", some(range(500, 510), number), commit=True)
+        if number < 4:
+            tablets[LOW.id, MAIN.id].freeze(life.node.engine.new_number(), 0)
+    session = Session(life, 5)
+    for first in range(0, 180, 60):
+        session.write("insert", some(range(first, first + 60), 5, "x" * 40))
+    dropped = life.ask(m.DropTable(HIGH.id, side.id))
+    committed = life.ask(session.commit_message(LOW))
+    for step in range(steps):
+        life.disk.step() if step % 2 else life.background.step()
+        life.disk.step_timers()
+    life.node.close()
+    assert not life.disk.locks
+    assert dropped.message == m.Ack()
+    again = Life(life.disk.after_kill(), life.issued)
+    wanted = {n: [n, 4, ""] for n in range(500, 510)}
+    if isinstance(committed.message, m.Committed):
+        wanted |= {n: [n, 5, "x" * 40] for n in range(180)}
+    for _ in range(2):
+        assert again.rows(LOW, MAIN, LAST_TS) == again.scanned(LOW, MAIN, LAST_TS) == wanted
+        assert again.rows(LOW, side, LAST_TS) == {n: [n, 1, ""] for n in range(3)}
+        again.settle()
+    assert again.files() == again.named()
