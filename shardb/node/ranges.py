@@ -34,10 +34,11 @@ def schema_of(table: Table) -> TabletSchema:
         SegmentColumn(column.id, column.name, column.type_code, column.typmod)
         for column in table.columns
     ]
+    names = {column.id: column.name for column in table.columns}
     missing = {column.id: column.missing for column in table.columns if column.missing is not None}
     earlier = {
         layout.schema_version: [
-            SegmentColumn(column_id, "", type_code, typmod)
+            SegmentColumn(column_id, names.get(column_id, ""), type_code, typmod)
             for column_id, type_code, typmod in layout.columns
         ]
         for layout in table.history

@@ -115,6 +115,9 @@ class WriteStatement(Statement):
             if state not in self.participant.bulk_writers:
                 self.participant.bulk_writers.append(state)
         assert isinstance(bulk, Bulk)
+        if bulk.ingest.failure is not None:
+            failure = bulk.ingest.failure
+            raise SqlError(failure.sqlstate, failure.message)
         state.floor = max(state.floor, self.participant.newest_commit_ts)
         repeated = bulk.add(self.txn.statement, count, message.keys, message.rows)
         if repeated >= 0:

@@ -59,6 +59,17 @@ class Owner(Protocol):
         """Versions that only snapshots below it need may go; 0: none."""
 
 
+class Ingest(Protocol):
+    """What the engine sees of a transaction's large inserts."""
+
+    @property
+    def open_bytes(self) -> int:
+        """What its memtable takes that is not on its way to disk."""
+
+    def seal(self) -> None:
+        """Has that one written to disk."""
+
+
 class Numbers:
     """Of files and orders: each is given once. Any thread."""
 
@@ -105,6 +116,7 @@ class Engine:
         self.descriptors: dict[TabletKey, bytes] = {}
         self.segments_path = f"{path}/segments"
         self.log_bytes = 0  # of payloads, appended since the start
+        self.ingests: set[Ingest] = set()
         self.private_bytes = 0  # memtables of transactions under way
         self._owner = owner
         self._indexes: dict[int, int] = {}

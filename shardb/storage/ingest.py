@@ -60,6 +60,7 @@ class Ingest:
         self._waiting: list[Ready] = []
         self._failure: StorageError | None = None
         self._closed = False
+        engine.ingests.add(self)
 
     @classmethod
     def restore(cls, engine: Engine, tablet: Tablet, metas: Iterable[SegmentMeta]) -> Ingest:
@@ -86,7 +87,7 @@ class Ingest:
         """
         version = int.from_bytes(rows[4:6], "little")  # one statement's rows have one layout
         if version != self._version:
-            self._seal()
+            self.seal()
             self._version = version
         self._statements.add(statement)
         earlier = self._sealed_runs().first_existing(keys, count) if self._parts else -1
@@ -96,7 +97,7 @@ class Ingest:
             earlier = self._repeated(keys, count, statement)
         self._count()
         if self._memtable.memory_bytes >= self._engine.budget.memtable_bytes:
-            self._seal()
+            self.seal()
         return earlier
 
     def _repeated(self, keys: bytes, count: int, statement: int) -> int:
@@ -197,12 +198,22 @@ class Ingest:
 
     def absorb(self, overlay: Mapping[bytes, bytes | None]) -> None:
         """Takes the transaction's later writes by key as well, so that all goes in one way."""
-        self._seal()
+        self.seal()
         for key, row in overlay.items():
             if row is not None:
                 row = self._tablet.as_version(row, self._version)
             self._memtable.put(key, row, 1)
         self._statements.add(1)
+
+    @property
+    def failure(self) -> StorageError | None:
+        """Why a part could not be written; the transaction cannot commit then."""
+        return self._failure
+
+    @property
+    def open_bytes(self) -> int:
+        """What the memtable takes that is not on its way to disk."""
+        return self._memtable.memory_bytes if self._memtable.entries else 0
 
     @property
     def pressed(self) -> bool:
@@ -215,7 +226,7 @@ class Ingest:
 
     def when_durable(self, call: Ready) -> None:
         """Has everything written to segments; `call(None)`, perhaps at once, or with the error."""
-        self._seal()
+        self.seal()
         if self._failure is not None or not self._unflushed():
             call(self._failure)
             return
@@ -233,6 +244,7 @@ class Ingest:
         if self._closed:
             return
         self._closed = True
+        self._engine.ingests.discard(self)
         for part in self._parts:
             if not linked:
                 self._discard(part)
@@ -246,7 +258,7 @@ class Ingest:
 
     def _count(self) -> None:
         """Keeps the engine's count of private memory true."""
-        now = self._memtable.memory_bytes if self._memtable.entries else 0
+        now = self.open_bytes
         now += sum(p.memtable.memory_bytes for p in self._parts if p.memtable is not None)
         self._engine.private_bytes += now - self._counted_bytes
         self._counted_bytes = now
@@ -255,7 +267,7 @@ class Ingest:
         part.discarded = True
         self._engine.remove_later(meta.number for meta in part.metas)
 
-    def _seal(self) -> None:
+    def seal(self) -> None:
         """Has a worker make a segment of the memtable."""
         if not self._memtable.entries:
             return

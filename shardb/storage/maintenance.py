@@ -9,6 +9,7 @@ Invariant: a tablet's unsettled items settle oldest first.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from shardb import limits
 from shardb._core.coreerror import CoreError
 from shardb._core.memtable import MemTable
 from shardb._core.runmerge import RunMerge
+from shardb._core.runs import Runs
 from shardb._core.segment import Segment
 from shardb.errors import SqlError, StorageError
 from shardb.storage import jobs, policy
@@ -114,17 +116,36 @@ class Maintenance:
             (tablet for tablet in engine.tablets.values() if tablet.memtable.entries),
             key=lambda tablet: tablet.memtable.memory_bytes,
         )
-        frozen_bytes = engine.memtable_bytes - sum(t.memtable.memory_bytes for t in active)
-        while (
-            active and not frozen_bytes and engine.memtable_bytes > budget.memtables_bytes * 7 // 10
-        ):
-            frozen_bytes += active[-1].memtable.memory_bytes
-            engine.freeze(active.pop())
+        self._make_room(active)
         for tablet in active:
             if not tablet.since_log_bytes:
                 tablet.since_log_bytes = engine.log_bytes
             elif engine.log_bytes - tablet.since_log_bytes > limits.LOG_UNSETTLED_MAX_BYTES:
                 engine.freeze(tablet)
+
+    def _make_room(self, active: list[Tablet]) -> None:
+        """Has the largest memtables flushed, of tablets (`active`, largest last) or transactions.
+
+        Not while enough is on its way to disk: it only takes time.
+        """
+        engine = self._engine
+        high = engine.budget.memtables_bytes * 7 // 10
+        open_bytes = sum(tablet.memtable.memory_bytes for tablet in active)
+        open_bytes += sum(ingest.open_bytes for ingest in engine.ingests)
+        ingests = sorted(engine.ingests, key=lambda ingest: ingest.open_bytes)
+        while open_bytes > high // 2 and engine.memtable_bytes > high:
+            if active and (
+                not ingests or active[-1].memtable.memory_bytes >= ingests[-1].open_bytes
+            ):
+                tablet = active.pop()
+                open_bytes -= tablet.memtable.memory_bytes
+                engine.freeze(tablet)
+            elif ingests:
+                ingest = ingests.pop()
+                open_bytes -= ingest.open_bytes
+                ingest.seal()
+            else:
+                return
 
     def _press(self) -> None:
         engine = self._engine
@@ -207,11 +228,16 @@ class Maintenance:
         sources: Sequence[MemTable | Segment],
     ) -> Callable[[], list[Segment]]:
         """Writes, opens what was written, and tells the shadows what takes the sources' place."""
-        engine, shadows, runs = self._engine, tablet.shadows, tablet.runs()
+        engine, shadows = self._engine, tablet.shadows
+        runs: Runs | None = None
+        if shadows.memory_bytes:  # else nobody has scanned it
+            with contextlib.suppress(StorageError):  # damaged: whoever reads it will hear of it
+                runs = tablet.runs()
 
         def job() -> list[Segment]:
             made = [engine.open_segment(meta) for meta in jobs.write_segments(work, target)]
-            shadows.replace(runs, sources, made)
+            if runs is not None:
+                shadows.replace(runs, sources, made)
             return made
 
         return job

@@ -39,9 +39,7 @@ def choose(runs: Sequence[Sequence[SegmentMeta]], gc_ts: int) -> Choice | None:
         width = count - limits.RUNS_TARGET_MAX + 1
         first = min(range(count - width + 1), key=lambda at: sum(sizes[at : at + width]))
         return Choice(first, first + width, first + width == count)
-    if runs and _is_mostly_dead(runs[-1], gc_ts):
-        return Choice(count - 1, count, True)
-    return None
+    return _choose_dead(runs, gc_ts)
 
 
 def _extend(sizes: Sequence[int], first: int) -> int:
@@ -54,8 +52,12 @@ def _extend(sizes: Sequence[int], first: int) -> int:
     return end
 
 
-def _is_mostly_dead(run: Sequence[SegmentMeta], gc_ts: int) -> bool:
-    """True if the oldest run has many deletions that no snapshot can see behind any more."""
-    rows = sum(meta.rows for meta in run)
-    dead = sum(meta.tombstones for meta in run if meta.max_ts <= gc_ts)
-    return dead * limits.TOMBSTONES_REWRITE_PART > rows
+def _choose_dead(runs: Sequence[Sequence[SegmentMeta]], gc_ts: int) -> Choice | None:
+    """The oldest runs, as few as have many deletions that no snapshot can see behind any more."""
+    rows = dead = 0
+    for first in range(len(runs) - 1, -1, -1):
+        rows += sum(meta.rows for meta in runs[first])
+        dead += sum(meta.tombstones for meta in runs[first] if meta.max_ts <= gc_ts)
+        if dead * limits.TOMBSTONES_REWRITE_PART > rows:
+            return Choice(first, len(runs), True)
+    return None
