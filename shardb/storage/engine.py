@@ -405,10 +405,6 @@ class Engine:
         """These belong to a transaction that may commit yet."""
         self._private.update(numbers)
 
-    def has_segment(self, meta: SegmentMeta) -> bool:
-        """True if its file is there."""
-        return self.files.exists(jobs.segment_path(self.segments_path, meta.number))
-
     def remove_later(self, numbers: Iterable[int]) -> None:
         """Removes segments that nothing names any more, in the background or at the next start."""
         gone = list(numbers)

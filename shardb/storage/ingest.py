@@ -66,7 +66,8 @@ class Ingest:
     def restore(cls, engine: Engine, tablet: Tablet, metas: Iterable[SegmentMeta]) -> Ingest:
         """What a prepared transaction had, after a restart.
 
-        Files that are not there any more were linked and merged: its decision follows in the log.
+        Files are opened when they are read: if its decision follows in the log, they may have been
+        linked, merged and removed since.
         """
         found = cls(engine, tablet)
         metas = list(metas)
@@ -74,8 +75,6 @@ class Ingest:
         for meta in metas:
             part = _Part(None, 0, set())
             part.metas = [meta]
-            if engine.has_segment(meta):
-                part.segments = [engine.open_segment(meta)]
             found._parts.append(part)
         return found
 
@@ -134,9 +133,14 @@ class Ingest:
         for part in reversed(self._parts):
             if part.memtable is not None:
                 runs.append((True, [(part.memtable, schema.map(part.version, version))]))
-            elif part.segments:
-                runs.append((True, [tablet.piece(s, version) for s in part.segments]))
+            elif part.metas:
+                runs.append((True, [tablet.piece(s, version) for s in self._segments(part)]))
         return runs
+
+    def _segments(self, part: _Part) -> list[Segment]:
+        if not part.segments:
+            part.segments = [self._engine.open_segment(meta) for meta in part.metas]
+        return part.segments
 
     def _sealed_runs(self) -> Runs:
         if self._sealed is None:
@@ -179,7 +183,7 @@ class Ingest:
                     piece = part.memtable, schema.map(part.version, version)
                     sources.append((False, [piece]))
                 else:
-                    pieces = [self._tablet.piece(s, version) for s in part.segments]
+                    pieces = [self._tablet.piece(s, version) for s in self._segments(part)]
                     sources.append((False, pieces))
                 statements |= {number for number in part.statements if wanted(number)}
             self._discard(part)

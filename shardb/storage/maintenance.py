@@ -43,7 +43,7 @@ class Maintenance:
         self._linking: set[tuple[int, int]] = set()  # tablets with a link's edit under way
         self._work: set[RunMerge] = set()
         self._waiting: list[Callable[[], None]] = []
-        self._blocked: dict[tuple[int, int], StorageError] = {}  # merges that damage prevents
+        self._blocked: dict[Tablet, int] = {}  # the order of the newest run that damage keeps
         self._retry_in_ms = 0
         self._trim_ms = 0
         self._started = False
@@ -152,7 +152,8 @@ class Maintenance:
         full = engine.memtable_bytes > engine.budget.memtables_bytes
         if not full:
             full = any(
-                len(tablet.shape) > limits.RUNS_STALL_MAX for tablet in engine.tablets.values()
+                len(self._mergeable(tablet)) > limits.RUNS_STALL_MAX
+                for tablet in engine.tablets.values()
             )
         self.pressed = full
         if not full or self.failure is not None:
@@ -295,12 +296,20 @@ class Maintenance:
         for tablet in sorted(
             self._engine.tablets.values(), key=lambda tablet: len(tablet.shape), reverse=True
         ):
-            if tablet.key in self._blocked or tablet.unsettled_links:
+            if tablet.unsettled_links:
                 continue
-            choice = policy.choose(tablet.shape, gc_ts)
+            runs = self._mergeable(tablet)
+            choice = policy.choose(runs, gc_ts, whole=len(runs) == len(tablet.shape))
             if choice is not None:
                 self._merge(tablet, choice, gc_ts)
                 return
+
+    def _mergeable(self, tablet: Tablet) -> list[list[SegmentMeta]]:
+        """The tablet's runs, newest first, up to where damage was found."""
+        kept = self._blocked.get(tablet, 0)
+        if not kept:
+            return tablet.shape
+        return [run for run in tablet.shape if all(meta.order > kept for meta in run)]
 
     def _merge(self, tablet: Tablet, choice: policy.Choice, gc_ts: int) -> None:
         engine = self._engine
@@ -309,7 +318,7 @@ class Maintenance:
         try:
             segments = [tablet.segment(meta) for meta in inputs]
         except StorageError as error:
-            self._block(tablet, error)
+            self._block(tablet, inputs, error)
             return
         version = max(tablet.version_of(segment) for segment in segments)
         sources = [tablet.piece(segment, version) for segment in segments]
@@ -325,7 +334,7 @@ class Maintenance:
             if made is None:
                 self._merging = None
                 if isinstance(error, CoreError) and error.sqlstate == "XX001":
-                    self._block(tablet, StorageError("XX001", error.message))
+                    self._block(tablet, inputs, error)
                 else:
                     self._failed("merge segments", error)
                 return
@@ -361,10 +370,12 @@ class Maintenance:
 
     # --- failures
 
-    def _block(self, tablet: Tablet, error: StorageError) -> None:
-        """Damage: reads say so, merges leave the tablet alone."""
-        self._blocked[tablet.key] = error
-        log.error("range %d is not merged any more: %s", tablet.range_id, error.message)
+    def _block(
+        self, tablet: Tablet, inputs: Sequence[SegmentMeta], error: StorageError | CoreError
+    ) -> None:
+        """Damage: reads say so, and merges leave alone what is there."""
+        self._blocked[tablet] = max(meta.order for meta in inputs)
+        log.error("range %d is not merged as before: %s", tablet.range_id, error.message)
 
     def _failed(self, what: str, error: BaseException | None) -> None:
         if self.stopped:
