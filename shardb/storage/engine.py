@@ -242,7 +242,6 @@ class Engine:
         if known is not None and known.descriptor == self.descriptors[key]:
             return
         self._unrecorded.add(key)
-        state = TabletState(*key, self.descriptors[key], tablet.settled_index, tablet.gc_ts)
 
         def done(error: StorageError | None) -> None:
             if self.tablets.get(key) is not tablet:
@@ -254,7 +253,17 @@ class Engine:
                     limits.MAINTENANCE_RETRY_MS, lambda: self._record_again(key, tablet)
                 )
 
-        self.manifest.append(Edit(put_tablets=(state,)), done)
+        self.manifest.append(Edit(put_tablets=(self.state_of(tablet),)), done)
+
+    def state_of(self, tablet: Tablet, index: int = 0, gc_ts: int = 0) -> TabletState:
+        """A tablet as an edit has it, with what edits before it that are under way say of it."""
+        planned = self.manifest.planned.tablets.get(tablet.key)
+        return TabletState(
+            *tablet.key,
+            self.descriptors[tablet.key],
+            max(tablet.settled_index, index, planned.flushed_index if planned else 0),
+            max(tablet.gc_ts, gc_ts, planned.gc_ts if planned else 0),
+        )
 
     def _record_again(self, key: TabletKey, tablet: Tablet) -> None:
         if self.tablets.get(key) is tablet and not self.maintenance.stopped:

@@ -20,7 +20,7 @@ from shardb._core.runmerge import RunMerge
 from shardb._core.segment import Segment
 from shardb.errors import SqlError, StorageError
 from shardb.storage import jobs, policy
-from shardb.storage.edits import Edit, TabletState
+from shardb.storage.edits import Edit
 from shardb.storage.failures import storage_error
 from shardb.storage.segmentformat import SegmentMeta
 from shardb.storage.tablet import Frozen, Linked, Tablet
@@ -248,17 +248,9 @@ class Maintenance:
         gc_ts: int = 0,
     ) -> Edit:
         engine = self._engine
-        planned = engine.manifest.planned.tablets.get(tablet.key)
-        state = TabletState(
-            tablet.range_id,
-            tablet.table_id,
-            engine.descriptors[tablet.key],
-            max(tablet.settled_index, index, planned.flushed_index if planned else 0),
-            max(tablet.gc_ts, gc_ts, planned.gc_ts if planned else 0),
-        )
         numbers = [max(meta.number, meta.order) + 1 for meta in added]
         return Edit(
-            put_tablets=(state,),
+            put_tablets=(engine.state_of(tablet, index, gc_ts),),
             remove_segments=tuple(meta.number for meta in removed),
             add_segments=tuple(added),
             next_number=max(numbers, default=0),
