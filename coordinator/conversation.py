@@ -428,7 +428,7 @@ class Conversation:
             self.inbox = None
             self._enter(Event.COPY_ENDED)
         self.out.append(messages.error_response(self._explained(error)))
-        if self.status != BLOCK or not self.savepoints:
+        if self.status == IDLE or not self.savepoints:
             self.abandon()
         if self.status == BLOCK:
             self.status = FAILED

@@ -81,9 +81,7 @@ RUNS_MERGE_MIN: Final = 4  # runs of about one size that are worth a merge
 RUNS_SIZE_RATIO: Final = 2  # a run this much larger than all newer ones of a merge stays out of it
 RUNS_TARGET_MAX: Final = 8  # runs of segments in one tablet; more are merged whatever their sizes
 RUNS_STALL_MAX: Final = 24  # writers wait above it
-TOMBSTONES_REWRITE_PART: Final = (
-    4  # the oldest runs merge if over 1 / this are deletions
-)
+TOMBSTONES_REWRITE_PART: Final = 4  # the oldest runs merge if over 1 / this are deletions
 GC_TTL_MS: Final = 10 * 60 * 1000  # how long overwritten versions are kept for older snapshots
 INGEST_MIN_BYTES: Final = 4 * MIB  # smaller bulk inserts go through the log, row by row
 MAINTENANCE_TICK_MS: Final = 100

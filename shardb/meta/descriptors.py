@@ -30,10 +30,15 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Layout(msgspec.Struct, frozen=True, array_like=True):
-    """What the rows of one schema version are made of: (column id, type code, typmod) in order."""
+    """What the rows of one schema version are made of: (column id, type code, typmod) in order.
+
+    `missing` has `Column.missing` by column id, for readers that still use this version when a
+    column is gone from the table.
+    """
 
     schema_version: int
     columns: tuple[tuple[int, int, int], ...]
+    missing: tuple[tuple[int, str], ...] = ()
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -63,7 +68,8 @@ class Table(msgspec.Struct, frozen=True):
     def layout(self) -> Layout:
         """The present row layout."""
         columns = tuple((c.id, c.type_code, c.typmod) for c in self.columns)
-        return Layout(self.schema_version, columns)
+        missing = tuple((c.id, c.missing) for c in self.columns if c.missing is not None)
+        return Layout(self.schema_version, columns, missing)
 
     def at(self, schema_version: int) -> Table:
         """The table with the columns of one of its schema versions, for plans made then.
@@ -79,8 +85,10 @@ class Table(msgspec.Struct, frozen=True):
         layout = self.history[index]
         present = {column.id: column for column in self.columns}
         ids = [column_id for column_id, _, _ in layout.columns]
+        missing = dict(layout.missing)
         columns = tuple(
-            present.get(column_id) or Column(column_id, "", type_code, typmod)
+            present.get(column_id)
+            or Column(column_id, "", type_code, typmod, missing=missing.get(column_id))
             for column_id, type_code, typmod in layout.columns
         )
         return msgspec.structs.replace(

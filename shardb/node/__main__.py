@@ -21,7 +21,7 @@ from shardb.meta import schema
 from shardb.meta.descriptors import Node
 from shardb.meta.registration import Registration
 from shardb.meta.remote import RemoteStore
-from shardb.node.server import NodeServer
+from shardb.node.server import NodeServer, end_on_bugs
 from shardb.storage.memory import MemoryBudget
 
 PR_SET_PDEATHSIG = 1
@@ -37,6 +37,7 @@ async def serve(options: argparse.Namespace) -> None:
     """Runs until SIGINT or SIGTERM."""
     node_id, data, address = options.id, options.data, options.listen
     loop = asyncio.get_running_loop()
+    end_on_bugs(loop)
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)

@@ -35,7 +35,8 @@ def schema_of(table: Table) -> TabletSchema:
         for column in table.columns
     ]
     names = {column.id: column.name for column in table.columns}
-    missing = {column.id: column.missing for column in table.columns if column.missing is not None}
+    # Rows are read as an earlier version has them, too: until a change is published, if it ever is.
+    missing = dict(pair for layout in (*table.history, table.layout) for pair in layout.missing)
     earlier = {
         layout.schema_version: [
             SegmentColumn(column_id, names.get(column_id, ""), type_code, typmod)

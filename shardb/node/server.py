@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Any, Final
 
 from shardb import limits
 from shardb.env import (
@@ -35,6 +35,24 @@ def end_process(error: StorageError) -> None:
     """What a shard does when its disk lies: it ends, at once and without a clean-up."""
     print(f"shardb: fatal: {error.message}", file=sys.stderr, flush=True)
     os._exit(70)
+
+
+def end_on_bugs(
+    loop: asyncio.AbstractEventLoop, on_fatal: Callable[[StorageError], None] = end_process
+) -> None:
+    """Has an exception that a callback of the loop let through end the process.
+
+    It is a bug, and what it left half done would keep others waiting for ever: a record that is
+    durable and not carried out, a flush that never ends. After a restart the log says what is true.
+    """
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        loop.default_exception_handler(context)
+        error = context.get("exception")
+        if "handle" in context and isinstance(error, Exception):
+            on_fatal(StorageError("XX000", f"{type(error).__name__}: {error}"))
+
+    loop.set_exception_handler(handle)
 
 
 class NodeServer:

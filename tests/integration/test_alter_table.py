@@ -6,6 +6,8 @@ of a table are written before, between and after the changes, so that several ro
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -295,6 +297,34 @@ def test_readers_and_writers_go_on_beside_changes(cluster: Cluster) -> None:
         row = connection.execute("SELECT count(*), min(c9), max(c1) FROM a").fetchone()
         assert row == (100 + written, 9, 1)
         connection.execute("DROP TABLE a")
+
+
+def test_a_change_that_fails_changes_nothing(tmp_path: Path) -> None:
+    """One shard has learned of it, the other has not; then another change takes its place."""
+    with Cluster(tmp_path) as own, own.connect() as connection:
+        connection.execute("CREATE TABLE a (id int PRIMARY KEY, x int) WITH (split_at = '3')")
+        connection.execute("INSERT INTO a VALUES (1, 1), (5, 5)")
+        connection.execute("ALTER TABLE a ADD y int DEFAULT 7")
+        os.kill(own.child("shardb.node", 2), signal.SIGSTOP)
+        try:
+            connection.execute("SET statement_timeout = '1s'")
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                connection.execute("ALTER TABLE a DROP y, ADD z int DEFAULT 9")
+        finally:
+            os.kill(own.child("shardb.node", 2), signal.SIGCONT)
+        connection.execute("SET statement_timeout = 0")
+        rows = [(1, 1, 7), (5, 5, 7)]
+        assert connection.execute("SELECT * FROM a ORDER BY id").fetchall() == rows
+        assert connection.execute("SELECT * FROM a WHERE id = 1").fetchall() == rows[:1]
+        connection.execute("INSERT INTO a VALUES (2, 2, 2), (6, 6, NULL)")
+        connection.execute("UPDATE a SET x = 0 WHERE id = 1")
+        own.kill_child("shardb.node", 1)
+        connection.execute("ALTER TABLE a ADD w text DEFAULT 'w'")
+        connection.execute("INSERT INTO a VALUES (3, 3, 3, 'v')")
+        rows = [(1, 0, 7, "w"), (2, 2, 2, "w"), (3, 3, 3, "v"), (5, 5, 7, "w"), (6, 6, None, "w")]
+        assert connection.execute("SELECT * FROM a ORDER BY id").fetchall() == rows
+        own.kill_child("shardb.node", 1)
+        assert connection.execute("SELECT * FROM a ORDER BY id").fetchall() == rows
 
 
 def test_rows_of_all_layouts_are_there_after_a_crash(tmp_path: Path) -> None:

@@ -316,3 +316,19 @@ def test_a_client_that_vanishes_leaves_no_lock(prepared_server: Server) -> None:
         connection.execute("UPDATE bad_input SET n = 1 WHERE id = 1")
         assert_goes_on(connection)
     gone.close()
+
+
+def test_a_savepoint_outlives_statements_in_a_failed_block(connection: Connection) -> None:
+    connection.execute("BEGIN")
+    connection.execute("INSERT INTO bad_input (id, note) VALUES (10, 'kept')")
+    connection.execute("SAVEPOINT s")
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        connection.execute("INSERT INTO bad_input (id, note) VALUES (10, 'twice')")
+    for statement in ("SELECT 1", "INSERT INTO bad_input (id, note) VALUES (11, 'no')", "SELECT 1"):
+        with pytest.raises(psycopg.errors.InFailedSqlTransaction):
+            connection.execute(statement)
+    connection.execute("ROLLBACK TO s")
+    connection.execute("INSERT INTO bad_input (id, note) VALUES (12, 'later')")
+    found = connection.execute("SELECT id FROM bad_input WHERE id > 9 ORDER BY id").fetchall()
+    connection.execute("ROLLBACK")
+    assert found == [(10,), (12,)]

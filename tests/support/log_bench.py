@@ -24,9 +24,7 @@ class Bench:
     def append(self, payload: bytes, range_id: int = 7, lazy: bool = False) -> int:
         self.index += 1
         index = self.index
-        self.log.append(
-            range_id, 1, index, 3, payload, lambda error: self.note(index, error), lazy
-        )
+        self.log.append(range_id, 1, index, 3, payload, lambda error: self.note(index, error), lazy)
         return index
 
     def note(self, index: int, error: StorageError | None) -> None:

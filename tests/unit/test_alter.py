@@ -13,6 +13,7 @@ from coordinator.sql.compiler import Compiler
 from shardb.errors import SqlError
 from shardb.limits import COLUMNS_MAX, TABLE_LAYOUTS_MAX
 from shardb.meta.descriptors import Layout, Table
+from shardb.node.ranges import schema_of
 from shardb.types import TypeCode as T
 from tests.support.local_plans import LocalPlans
 
@@ -99,6 +100,17 @@ def test_earlier_columns_are_found_by_schema_version(local: LocalPlans) -> None:
     with pytest.raises(SqlError):
         third.at(4)
     assert msgspec.json.decode(msgspec.json.encode(third), type=Table) == third
+
+
+def test_earlier_rows_have_their_value_of_a_column_that_is_gone(local: LocalPlans) -> None:
+    old = schema_of(table(local)).layout(1).encode([4, "four"])
+    change(local, "alter table a add z int default 7", z="7")
+    change(local, "alter table a drop z")
+    after = table(local)
+    row_map = schema_of(after).map(1, 2)
+    assert row_map is not None
+    assert schema_of(after).layout(2).decode(row_map.convert(old)) == (4, "four", 7)
+    assert after.at(2).columns[2].missing == "7"
 
 
 def test_nothing_changes_where_nothing_is_to_be_done(local: LocalPlans) -> None:

@@ -1,4 +1,4 @@
-"""What a node does by itself: flushes, merges, garbage, the log's end, back-pressure, shutting down."""
+"""What a node does by itself: flushes, merges, garbage, cuts of the log, back-pressure, the end."""
 
 from __future__ import annotations
 
