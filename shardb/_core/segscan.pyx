@@ -140,7 +140,7 @@ cdef class SegmentScan:
             is_own, pieces = self.runs.runs[at]
             for source, _ in pieces:
                 (self.own_newer if is_own else self.newer).append(source)
-        self.own_shadow = Shadow(segment, True) if self.own_newer or own else None
+        self.own_shadow = Shadow(segment) if self.own_newer or own else None
         self.shadow = None if own else self.shadows.of(segment)
 
     cdef ColumnSet column_set(self, map):
