@@ -92,11 +92,11 @@ def scan_batches(
     visible at `ts`, in key order. Rows of segments are left out, but hide what is older.
 
     `columns` are positions in the layout of `runs`; `arrow_types` their Arrow types, whose buffers
-    must be laid out as the row's values are. Columns are named `c<position>`; `with_key` adds binary
-    `_key` and uint64 `_ts` at the end. Without any column a null column `_rows` carries the number
+    must be laid out as the row's values are. Columns are named `c<position>`; `with_key` adds
+    binary `_key` and uint64 `_ts` at the end. Without any column a null column `_rows` carries the number
     of rows. `overlay` has a transaction's own writes in the same layout, newer than all runs; the
-    `_ts` of own rows is 0. An empty `end` is no bound. No batch is empty; no rows, no batch. Safe in
-    any one thread while the writer goes on.
+    `_ts` of own rows is 0. An empty `end` is no bound. No batch is empty; no rows, no batch. Safe
+    in any one thread while the writer goes on.
     """
     return Scan(runs, columns, arrow_types, ts, start, end, with_key, overlay, batch_rows)
 

@@ -1,7 +1,7 @@
 """Visible rows of segments as Arrow batches.
 
-A row group of which every row is visible is passed on as it lies in the file, and so are long runs of
-visible rows of others. Short ones are copied together, run by run, without the GIL.
+A row group of which every row is visible is passed on as it lies in the file, and so are long runs
+of visible rows of others. Short ones are copied together, run by run, without the GIL.
 """
 
 cimport cython
@@ -66,7 +66,7 @@ cdef class ColumnSet:
     """How the columns that a segment has, and those that it lacks, become the scan's."""
 
     cdef RowMap map
-    cdef list source             # the segment's columns, in the order of the scan's; -1: it has none
+    cdef list source             # the segment's columns for the scan's; -1: it has none
     cdef list present            # places of the columns it has
     cdef ArrowColumns out        # of those
     cdef dict constant           # place -> an array of what is missing
@@ -77,8 +77,8 @@ cdef class ColumnSet:
 cdef class SegmentScan:
     """Rows of one segment after the other, at a snapshot.
 
-    `columns` are positions in the layout of `runs`, `arrow_types` their types, `schema` the batches'.
-    `overlay` has a transaction's own writes that are newer than `runs`. `open` a segment, then take
+    `columns` are positions in the layout of `runs`, `arrow_types` their types, `schema` that of the
+    batches. `overlay` has a transaction's own writes that are newer than `runs`. `open` a segment, then take
     the `batches` of its row groups, of at most `rows_max` rows.
     """
 
@@ -140,7 +140,7 @@ cdef class SegmentScan:
             is_own, pieces = self.runs.runs[at]
             for source, _ in pieces:
                 (self.own_newer if is_own else self.newer).append(source)
-        self.own_shadow = Shadow(segment, True) if self.own_newer or own else None
+        self.own_shadow = Shadow(segment) if self.own_newer or own else None
         self.shadow = None if own else self.shadows.of(segment)
 
     cdef ColumnSet column_set(self, map):
@@ -225,7 +225,9 @@ cdef class SegmentScan:
         self.span_room = room
         return 0
 
-    cdef uint32_t find_spans(self, const uint8_t* hidden, uint32_t low, uint32_t high) noexcept nogil:
+    cdef uint32_t find_spans(
+        self, const uint8_t* hidden, uint32_t low, uint32_t high
+    ) noexcept nogil:
         """Notes the runs of visible rows; how many rows they have."""
         cdef uint32_t count = 0
         cdef uint32_t start = next_bit(hidden, low, high, NEWEST)

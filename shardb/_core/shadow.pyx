@@ -37,12 +37,11 @@ cdef int mark_order(const void* a, const void* b) noexcept nogil:
 
 @cython.final
 cdef class Shadow:
-    """Of one segment. `own`: what is absorbed hides rows at any timestamp."""
+    """Of one segment."""
 
-    def __cinit__(self, Segment segment not None, bint own):
+    def __cinit__(self, Segment segment not None):
         self.marks = NULL
         self.lock = threading.Lock()
-        self.own = own
         self.nodes = {}
         self.groups = {}
         self.group_count = segment.group_count
@@ -237,8 +236,6 @@ cdef class Shadow:
 
     cdef int add(self, int group, uint32_t row, uint64_t ts) noexcept nogil:
         cdef GroupMarks* of = &self.marks[group]
-        if self.own:
-            ts = 0
         if of.count == of.room and self.make_room(of) < 0:
             return -1
         of.mark[of.count].row = row
@@ -452,7 +449,7 @@ cdef class Shadows:
         if shadow is None:
             if self.memory_bytes > self.bytes_max:
                 self.shadows = {}  # who uses some of them goes on with what he has
-            shadow = self.shadows.setdefault(segment.meta.number, Shadow(segment, False))
+            shadow = self.shadows.setdefault(segment.meta.number, Shadow(segment))
         return shadow
 
     def keep(self, runs):

@@ -229,12 +229,14 @@ class TabletModel:
         self.flush(1, b"", False)
 
     def compact(self, at: int, cut: bytes, hand_over: bool) -> None:
-        """Two neighbours of segments become one run, all versions kept."""
+        """Two neighbours of segments become one run, all versions kept.
+
+        They must be of the same version of the table: what a newer one lacks would be lost.
+        """
         pair = self.runs[at : at + 2]
-        if len(pair) == 2 and not any(run.is_memtable for run in pair):
-            newest = max(run.version for run in pair)
+        if pair[0].version == pair[1].version:
             rows = [row for run in pair for row in run.rows]
-            self._replace(at, at + 2, rows, newest, cut, hand_over)
+            self._replace(at, at + 2, rows, pair[0].version, cut, hand_over)
 
     def _replace(
         self, at: int, end: int, rows: list[Version], version: int, cut: bytes, hand_over: bool

@@ -360,3 +360,48 @@ def test_what_is_remembered_is_bounded() -> None:
         scan = scan_runs(model.view(1), [0], [pa.int64()], 3, shadows=shadows)
         assert {row["c0"] for row in drawn(scan, 65536)} == {2}
     assert model.shadows.memory_bytes < unbounded.memory_bytes
+
+
+def test_what_is_remembered_of_rows_that_change_again_and_again_is_no_more_than_of_others() -> None:
+    model = TabletModel(1000, "")
+    keys = [b"%03d" % number for number in range(200)]
+    model.put({key: {1: 0} for key in keys})
+    model.flush_all()
+    for number in range(1, 60):
+        model.put({keys[number * at % 200]: {1: number} for at in range(1, 9)})
+        if number % 5 == 0:
+            model.freeze()
+        for ts in (model.ts, max(model.ts - 7, 0)):
+            scan = scan_runs(
+                model.view(1), [0], [pa.int64()], ts, with_key=True, shadows=model.shadows
+            )
+            found = {row["_key"]: (row["c0"], row["_ts"]) for row in drawn(scan, 65536)}
+            visible = model.visible(ts, {}).items()
+            assert found == {key: (values[1], stamp) for key, (values, stamp) in visible}
+    assert model.shadows.marks <= 200
+
+
+def test_long_pieces_are_merged_in_order() -> None:
+    model = TabletModel(20_000, "")
+    model.put({b"%05d" % number: {1: number} for number in range(30_000)})
+    model.flush_all()
+    model.put({b"%05d" % number: {1: -number} for number in (0, 3, 11_000, 29_999)})
+    model.put({b"2%04dx" % number: {1: 7} for number in range(0, 9_000, 3)})
+    for with_key in (False, True):
+        scan = scan_runs(
+            model.view(1),
+            [0],
+            [pa.int64()],
+            model.ts,
+            b"00001",
+            with_key=with_key,
+            ordered=True,
+            shadows=model.shadows,
+        )
+        visible = list(model.visible(model.ts, {}).items())[1:]
+        found = drawn(scan, 65536)
+        assert [row["c0"] for row in found] == [values[1] for _, (values, _) in visible]
+        if with_key:
+            assert [(row["_key"], row["_ts"]) for row in found] == [
+                (key, stamp) for key, (_, stamp) in visible
+            ]
