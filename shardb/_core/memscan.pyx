@@ -93,10 +93,10 @@ def scan_batches(
 
     `columns` are positions in the layout of `runs`; `arrow_types` their Arrow types, whose buffers
     must be laid out as the row's values are. Columns are named `c<position>`; `with_key` adds
-    binary `_key` and uint64 `_ts` at the end. Without any column a null column `_rows` carries the number
-    of rows. `overlay` has a transaction's own writes in the same layout, newer than all runs; the
-    `_ts` of own rows is 0. An empty `end` is no bound. No batch is empty; no rows, no batch. Safe
-    in any one thread while the writer goes on.
+    binary `_key` and uint64 `_ts` at the end. Without any column a null column `_rows` carries
+    the number of rows. `overlay` has a transaction's own writes in the same layout, newer than all
+    runs; the `_ts` of own rows is 0. An empty `end` is no bound. No batch is empty; no
+    rows, no batch. Safe in any one thread while the writer goes on.
     """
     return Scan(runs, columns, arrow_types, ts, start, end, with_key, overlay, batch_rows)
 

@@ -78,8 +78,8 @@ cdef class SegmentScan:
     """Rows of one segment after the other, at a snapshot.
 
     `columns` are positions in the layout of `runs`, `arrow_types` their types, `schema` that of the
-    batches. `overlay` has a transaction's own writes that are newer than `runs`. `open` a segment, then take
-    the `batches` of its row groups, of at most `rows_max` rows.
+    batches. `overlay` has a transaction's own writes that are newer than `runs`. `open` a
+    segment, then take the `batches` of its row groups, of at most `rows_max` rows.
     """
 
     cdef Runs runs

@@ -6,8 +6,8 @@
 # again by the next scan.
 #
 # What is newer is *absorbed*: of a memtable, the keys inserted since the last time; of a segment,
-# the keys in the interval of a row group, once. A transaction's own runs are not known to others: they
-# are absorbed in a Shadow of its scan's own, which is asked about the newest snapshot.
+# the keys in the interval of a row group, once. A transaction's own runs are not known to
+# others: they are absorbed in a Shadow of its scan's own, which is asked about the newest snapshot.
 #
 # Threads: any, several at once; a lock a Shadow.
 
