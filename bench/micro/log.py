@@ -20,9 +20,11 @@ from collections import defaultdict
 import uvloop
 
 from bench.micro.harness import report
-from shardb.env import SystemFiles, SystemRng
+from shardb.env import SystemBackground, SystemFiles, SystemRng
 from shardb.errors import StorageError
+from shardb.storage.edits import TabletState
 from shardb.storage.engine import Engine
+from shardb.storage.logfile import LogRecord
 
 PAYLOAD_BYTES = 400
 ROUNDS = 15
@@ -50,11 +52,28 @@ def raw_rate(directory: str, seconds: float) -> float:
     return rate
 
 
+class NoTables:
+    """The engine's owner here: nothing but the log is used."""
+
+    def restore(self, engine: Engine, state: TabletState) -> None:
+        raise AssertionError(state)
+
+    def replay(self, engine: Engine, record: LogRecord) -> None:
+        pass
+
+    def retained(self, range_id: int, needed: int) -> int:
+        return 0
+
+    def gc_ts(self) -> int:
+        return 0
+
+
 def opened(directory: str, loop: asyncio.AbstractEventLoop) -> Engine:
     def fatal(error: StorageError) -> None:
         raise error
 
-    return Engine(directory, SystemFiles(loop), SystemRng(), lambda engine, record: None, fatal)
+    files, background = SystemFiles(loop), SystemBackground(loop)
+    return Engine(directory, files, SystemRng(), NoTables(), fatal, background)
 
 
 async def commits(directory: str, clients: int, seconds: float, busy: bool) -> list[float]:
