@@ -141,8 +141,10 @@ cdef class Segment:
         self.value_room = self.columns
         if self.group == NULL or self.values == NULL:
             raise MemoryError
-        self.bloom = <const uint8_t*> PyBytes_AS_STRING(<bytes?> index.bloom)
-        self.bloom_blocks = PyBytes_GET_SIZE(index.bloom) // 32
+        if index.bloom_at > self.size or index.bloom_bytes > self.size - index.bloom_at:
+            raise CoreError("XX001", f"segment {path} has no Bloom filter where it should be")
+        self.bloom = <const uint8_t*> self.base + <size_t> index.bloom_at
+        self.bloom_blocks = index.bloom_bytes // 32
         self.held = [None] * (self.group_count * self.columns) if self.compressed else []
         for at, group in enumerate(index.groups):
             self.describe(&self.group[at], group)
@@ -344,6 +346,11 @@ cdef class Segment:
             for column in range(self.columns):
                 self.group[group].chunk[column].ready = False
         self.held = [None] * (self.group_count * self.columns)
+
+    @property
+    def bloom_filter(self):
+        """A copy of the Bloom filter over the keys; empty if there is none."""
+        return PyBytes_FromStringAndSize(<const char*> self.bloom, 32 * self.bloom_blocks)
 
     @property
     def held_bytes(self):

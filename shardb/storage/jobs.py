@@ -149,6 +149,11 @@ def open_segment(files: Files, directory: str, meta: SegmentMeta) -> Segment:
         index = msgspec.msgpack.decode(raw, type=SegmentIndex)
     except msgspec.DecodeError as error:
         raise StorageError("XX001", f"the index of segment {path} is malformed") from error
+    bloom = data.slice(min(index.bloom_at, data.size), index.bloom_bytes)
+    if bloom.size != index.bloom_bytes or crc32c(bloom) != index.bloom_crc:
+        raise StorageError(
+            "XX001", f"segment {path} is damaged at offset {index.bloom_at}: bad Bloom filter"
+        )
     if index.version > VERSION:
         raise StorageError(
             "0A000", f"segment {path} has format {index.version}, this shardb reads up to {VERSION}"

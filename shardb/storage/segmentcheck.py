@@ -73,8 +73,9 @@ def _check_contents(files: Files, directory: str, meta: SegmentMeta) -> Iterator
     what = f"segment {segment.path}"
     yield from _check_facts(what, meta, index)
     last: tuple[bytes, int] | None = None
+    bloom = segment.bloom_filter
     for number in range(len(index.groups)):
-        of = _Group(segment, index, number, last)
+        of = _Group(segment, index, bloom, number, last)
         yield from of.check()
         last = of.last
         segment.trim()
@@ -106,10 +107,16 @@ class _Group:
     """One row group. `last` is of the row before it, after `check` of its own last row."""
 
     def __init__(
-        self, segment: Segment, index: SegmentIndex, number: int, last: tuple[bytes, int] | None
+        self,
+        segment: Segment,
+        index: SegmentIndex,
+        bloom: bytes,
+        number: int,
+        last: tuple[bytes, int] | None,
     ) -> None:
         self._segment = segment
         self._index = index
+        self._bloom = bloom
         self._number = number
         self._of: GroupIndex = index.groups[number]
         self.last = last
@@ -180,7 +187,7 @@ class _Group:
         )
         if found != of:
             yield (f"{self._what}: its index says {_facts(of)}, its rows are {_facts(found)}")
-        bloom = self._index.bloom
+        bloom = self._bloom
         missing = first_missing(bloom, rows, offsets, keys) if bloom else -1
         if missing >= 0:
             yield f"{self._what}: the Bloom filter has not the key of row {missing}"

@@ -68,7 +68,10 @@ class SegmentIndex(msgspec.Struct, frozen=True, array_like=True):
     codec: str  # "", "lz4" or "zstd"
     columns: tuple[SegmentColumn, ...]
     groups: tuple[GroupIndex, ...]
-    bloom: bytes  # split block Bloom filter over the keys (`_core/bloom.pxd`); empty: none
+    # The split block Bloom filter over the keys (`_core/bloom.pxd`); 0 bytes: there is none.
+    bloom_at: int
+    bloom_bytes: int
+    bloom_crc: int
 
 
 class SegmentMeta(msgspec.Struct, frozen=True, array_like=True):

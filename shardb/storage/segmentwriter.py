@@ -207,6 +207,10 @@ class SegmentWriter:
         """
         assert self._groups
         sink, groups = self._sink, self._groups
+        sink.put(arrowfile.END_OF_STREAM)
+        sink.align()
+        bloom, bloom_at = self._bloom.build(), sink.at
+        sink.put(bloom)
         index = msgspec.msgpack.encode(
             SegmentIndex(
                 VERSION,
@@ -214,10 +218,11 @@ class SegmentWriter:
                 self._codec,
                 self._columns,
                 tuple(groups),
-                self._bloom.build(),
+                bloom_at,
+                len(bloom),
+                crc32c(bloom),
             )
         )
-        sink.put(arrowfile.END_OF_STREAM)
         sink.align()
         index_at, index_crc = sink.at, crc32c(index)
         sink.put(index)
