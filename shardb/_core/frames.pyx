@@ -318,13 +318,15 @@ def split_by_range(
     cdef Py_ssize_t count = key_offsets.shape[0] - 1
     cdef Py_ssize_t ranges = len(starts)
     cdef Py_ssize_t i, low, high, middle, met
-    cdef const char* key_data = <const char*> &keys[0] if keys.shape[0] else NULL
+    cdef const char* key_data = b""
     cdef const uint8_t[::1] row_view
-    cdef const char* row_data = NULL
+    cdef const char* row_data = b""
     cdef bint with_rows = rows is not None
     cdef bytes start
     cdef list members
     cdef bytes framed_keys, framed_rows
+    if keys.shape[0]:
+        key_data = <const char*> &keys[0]
     if with_rows:
         row_view = rows
         if row_view.shape[0]:

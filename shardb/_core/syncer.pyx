@@ -2,7 +2,7 @@
 
 Why not a Python thread: beside an event loop that is busy but gives the lock up for a moment each
 turn, a Python thread loses nearly every race for it and may wait for seconds to report one sync
-(bench/micro/bench_storage.py, "busy loop"). Here the thread tells the loop through an eventfd.
+(bench/micro/log.py, "loop busy"). Here the thread tells the loop through an eventfd.
 """
 
 cimport cython
@@ -74,10 +74,15 @@ cdef extern from *:
             s->write_error = write_error;
             s->sync_error = sync_error;
             if (s->state == SYNCER_WORK) s->state = SYNCER_DONE;
+            pthread_mutex_unlock(&s->mutex);
+            /* Without the mutex, or who is woken would wait for it at once and be woken twice. A
+               `take` that waits may come before the write, so that the next one finds no job done:
+               it clears the eventfd all the same. */
             pthread_cond_broadcast(&s->changed);
             uint64_t one = 1;
             ssize_t ignored = write(s->event_fd, &one, 8);
             (void)ignored;
+            pthread_mutex_lock(&s->mutex);
         }
         pthread_mutex_unlock(&s->mutex);
         return NULL;
@@ -96,8 +101,8 @@ cdef extern from *:
     static void shardb_syncer_submit(ShardbSyncer *s) {
         pthread_mutex_lock(&s->mutex);
         s->state = SYNCER_WORK;
-        pthread_cond_broadcast(&s->changed);
         pthread_mutex_unlock(&s->mutex);
+        pthread_cond_broadcast(&s->changed);
     }
 
     /* 1 and the job's result if it is done; the job is then over. */
@@ -105,12 +110,10 @@ cdef extern from *:
         pthread_mutex_lock(&s->mutex);
         while (wait && s->state == SYNCER_WORK) pthread_cond_wait(&s->changed, &s->mutex);
         int done = s->state == SYNCER_DONE;
-        if (done) {
-            uint64_t count;
-            ssize_t ignored = read(s->event_fd, &count, 8);
-            (void)ignored;
-            s->state = SYNCER_IDLE;
-        }
+        uint64_t count;
+        ssize_t ignored = read(s->event_fd, &count, 8);
+        (void)ignored;
+        if (done) s->state = SYNCER_IDLE;
         pthread_mutex_unlock(&s->mutex);
         return done;
     }
