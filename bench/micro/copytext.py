@@ -1,4 +1,4 @@
-"""COPY data to dealt rows: rows like TPC-H's lineitem, beside Python's csv and one row at a time."""
+"""COPY data to dealt rows like lineitem's, beside Python's csv and one row at a time."""
 
 from __future__ import annotations
 
