@@ -13,7 +13,6 @@ It must not interpret payloads or descriptors, nor know of transactions.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
@@ -58,6 +57,26 @@ class Owner(Protocol):
 
     def gc_ts(self) -> int:
         """Versions that only snapshots below it need may go; 0: none."""
+
+
+class Numbers:
+    """Of files and orders: each is given once. Any thread."""
+
+    def __init__(self, first: int) -> None:
+        self._next = first
+        self._lock = threading.Lock()
+
+    def new(self) -> int:
+        """Larger than all before."""
+        with self._lock:
+            number = self._next
+            self._next += 1
+        return number
+
+    def skip(self, number: int) -> None:
+        """This one has been given already."""
+        with self._lock:
+            self._next = max(self._next, number + 1)
 
 
 class Engine:
@@ -121,7 +140,7 @@ class Engine:
             for name in files.names(self.segments_path)
             if name.endswith(SEGMENT_SUFFIX) and name.removesuffix(SEGMENT_SUFFIX).isdigit()
         ]
-        self._next = itertools.count(max([state.next_number, *(n + 1 for n in on_disk)]))
+        self._numbers = Numbers(max([state.next_number, *(n + 1 for n in on_disk)]))
         self._indexes = dict(state.range_indexes)
         for tablet in state.tablets.values():
             self._owner.restore(self, tablet)
@@ -191,6 +210,8 @@ class Engine:
 
     def cut_log(self) -> None:
         """Lets go of log files that nothing needs."""
+        if self.maintenance.stopped:
+            return
         assert self._log is not None
         needed = dict.fromkeys(self._indexes, ALL)
         for key, tablet in self.tablets.items():
@@ -220,7 +241,7 @@ class Engine:
                 range_id,
                 table_id,
                 schema,
-                next(self._next),
+                self._numbers.new(),
                 self.open_segment,
                 self.freeze,
                 Shadows(self.budget.cache_bytes),
@@ -242,19 +263,31 @@ class Engine:
         if known is not None and known.descriptor == self.descriptors[key]:
             return
         self._unrecorded.add(key)
-        state = TabletState(*key, self.descriptors[key], tablet.settled_index, tablet.gc_ts)
+        state = self.state_of(tablet)
 
         def done(error: StorageError | None) -> None:
             if self.tablets.get(key) is not tablet:
                 return
             if error is None:
-                self._unrecorded.discard(key)
+                if state.descriptor == self.descriptors[key]:  # else a newer one is on its way
+                    self._unrecorded.discard(key)
             else:  # the log has it; later edits bring it too
                 self.files.call_later(
                     limits.MAINTENANCE_RETRY_MS, lambda: self._record_again(key, tablet)
                 )
 
         self.manifest.append(Edit(put_tablets=(state,)), done)
+
+    def state_of(self, tablet: Tablet, index: int = 0, gc_ts: int = 0) -> TabletState:
+        """What an edit says of a tablet; never less than those before it."""
+        planned = self.manifest.planned.tablets.get(tablet.key)
+        return TabletState(
+            tablet.range_id,
+            tablet.table_id,
+            self.descriptors[tablet.key],
+            max(tablet.settled_index, index, planned.flushed_index if planned else 0),
+            max(tablet.gc_ts, gc_ts, planned.gc_ts if planned else 0),
+        )
 
     def _record_again(self, key: TabletKey, tablet: Tablet) -> None:
         if self.tablets.get(key) is tablet and not self.maintenance.stopped:
@@ -283,7 +316,10 @@ class Engine:
             elif not self.maintenance.stopped:
                 self.files.call_later(limits.MAINTENANCE_RETRY_MS, lambda: self._leave(key, tablet))
 
-        self.manifest.append(Edit(drop_tablets=(key,)), done)
+        if key in self.manifest.planned.tablets:
+            self.manifest.append(Edit(drop_tablets=(key,)), done)
+        else:  # the edit that named it failed together with the first of these
+            done(None)
 
     def written(self, tablet: Tablet) -> None:
         """Something was applied to the tablet: a memtable that has grown large is frozen."""
@@ -296,23 +332,27 @@ class Engine:
 
     def freeze(self, tablet: Tablet) -> None:
         """Begins a new memtable."""
-        tablet.freeze(next(self._next), self.applied_index(tablet.range_id))
+        tablet.freeze(self._numbers.new(), self.applied_index(tablet.range_id))
 
     def link(
         self, tablet: Tablet, metas: Iterable[SegmentMeta], commit_ts: int, index: int
     ) -> None:
-        """Makes a transaction's segments part of the tablet at its commit timestamp.
+        """Makes a transaction's segments, oldest first, part of the tablet at its commit timestamp.
 
         `index`: all of the range's log up to it is in what the tablet has now and in these.
         """
-        order = next(self._next)
+        # An order each: a later one may change or delete rows of those before.
         linked = [
             msgspec.structs.replace(
-                meta, order=order, link_ts=commit_ts, min_ts=commit_ts, max_ts=commit_ts
+                meta,
+                order=self._numbers.new(),
+                link_ts=commit_ts,
+                min_ts=commit_ts,
+                max_ts=commit_ts,
             )
             for meta in metas
         ]
-        above = next(self._next)
+        above = self._numbers.new()
         tablet.freeze(above, self.applied_index(tablet.range_id))
         tablet.link(linked, above, index)
         self._private.difference_update(meta.number for meta in linked)
@@ -322,7 +362,12 @@ class Engine:
 
     def new_number(self) -> int:
         """A number for a file or an order, larger than all before; from any thread."""
-        return next(self._next)
+        return self._numbers.new()
+
+    def skip_numbers(self, metas: Iterable[SegmentMeta]) -> None:
+        """The log names these files, so that no other may get their numbers, there or not."""
+        for meta in metas:
+            self._numbers.skip(meta.number)
 
     def target(
         self, tablet: Tablet, order: int, columns: Sequence[SegmentColumn], version: int
@@ -353,10 +398,10 @@ class Engine:
         return self.files.exists(jobs.segment_path(self.segments_path, meta.number))
 
     def remove_later(self, numbers: Iterable[int]) -> None:
-        """Removes segments that nothing names any more, in the background."""
+        """Removes segments that nothing names any more, in the background or at the next start."""
         gone = list(numbers)
         self._private.difference_update(gone)
-        if gone:
+        if gone and not self.maintenance.stopped:
             self.background.run(
                 lambda: jobs.remove_segments(self.files, self.segments_path, gone),
                 lambda _, error: None,

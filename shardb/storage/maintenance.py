@@ -20,7 +20,7 @@ from shardb._core.runmerge import RunMerge
 from shardb._core.segment import Segment
 from shardb.errors import SqlError, StorageError
 from shardb.storage import jobs, policy
-from shardb.storage.edits import Edit, TabletState
+from shardb.storage.edits import Edit
 from shardb.storage.failures import storage_error
 from shardb.storage.segmentformat import SegmentMeta
 from shardb.storage.tablet import Frozen, Linked, Tablet
@@ -181,8 +181,9 @@ class Maintenance:
         engine = self._engine
         schema = tablet.schema
         columns = schema.columns_of(item.version)
+        gc_ts = engine.gc_ts()
         work = jobs.merge(
-            [(item.memtable, None)], schema.layout(item.version), columns, engine.gc_ts(), False
+            [(item.memtable, None)], schema.layout(item.version), columns, gc_ts, False
         )
         target = engine.target(tablet, item.order, columns, item.version)
         self._flushing = tablet
@@ -194,7 +195,7 @@ class Maintenance:
                 self._flushing = None
                 self._failed("flush a memtable", error)
                 return
-            self._flushed(tablet, item, made)
+            self._flushed(tablet, item, made, gc_ts)
 
         engine.background.run(self._job(tablet, work, target, [item.memtable]), done)
 
@@ -215,7 +216,7 @@ class Maintenance:
 
         return job
 
-    def _flushed(self, tablet: Tablet, item: Frozen, made: list[Segment]) -> None:
+    def _flushed(self, tablet: Tablet, item: Frozen, made: list[Segment], gc_ts: int) -> None:
         """The files are there; now they have to be named."""
         engine = self._engine
         metas = metas_of(made)
@@ -228,6 +229,7 @@ class Maintenance:
                     self._failed("name a flushed segment in the manifest", error)
                 return
             tablet.settle(item, made)
+            tablet.gc_ts = max(tablet.gc_ts, gc_ts)
             self.flushes += 1
             self.failure = None
             engine.cut_log()
@@ -237,7 +239,7 @@ class Maintenance:
             self._flushing = None
             engine.remove_later(meta.number for meta in metas)
             return
-        engine.manifest.append(self._edit(tablet, item.index, metas), done)
+        engine.manifest.append(self._edit(tablet, item.index, metas, gc_ts=gc_ts), done)
 
     def _edit(
         self,
@@ -248,14 +250,7 @@ class Maintenance:
         gc_ts: int = 0,
     ) -> Edit:
         engine = self._engine
-        planned = engine.manifest.planned.tablets.get(tablet.key)
-        state = TabletState(
-            tablet.range_id,
-            tablet.table_id,
-            engine.descriptors[tablet.key],
-            max(tablet.settled_index, index, planned.flushed_index if planned else 0),
-            max(tablet.gc_ts, gc_ts, planned.gc_ts if planned else 0),
-        )
+        state = engine.state_of(tablet, index, gc_ts)
         numbers = [max(meta.number, meta.order) + 1 for meta in added]
         return Edit(
             put_tablets=(state,),
