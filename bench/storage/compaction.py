@@ -12,15 +12,16 @@ import argparse
 import asyncio
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from bench.storage.shard import Shard
-from bench.storage.watch import LoopWatch
+from bench.storage.shard import Batch, Shard, batches_of
+from bench.storage.watch import LoopWatch, summary
 from shardb import limits
 
 CLOCK_SPEED: Final = 200
-BULK_TRANSACTION_ROWS: Final = 700_000  # 100 MB
+BULK_TRANSACTION_ROWS: Final = 350_000  # 50 MB
 SMALL_BUDGET_BYTES: Final = 64 * limits.MIB
 
 
@@ -57,38 +58,32 @@ class Load:
         self._shard.add(self._random.randrange(self._rows), 1, durable)
 
     def report(self, name: str, seconds: float) -> None:
-        found = sorted(self.latencies)
-        at = [found[int(len(found) * part)] * 1e3 for part in (0.5, 0.99, 0.999)]
-        print(
-            f"{name}: {len(found) / seconds:,.0f} commits/s, latency p50 {at[0]:.1f}"
-            f"  p99 {at[1]:.1f}  p99.9 {at[2]:.1f}  max {found[-1] * 1e3:.1f} ms"
-        )
+        rate = len(self.latencies) / seconds
+        print(f"{name}: {rate:,.0f} commits/s, latency {summary(self.latencies)}")
 
 
 async def phase(
-    name: str, shard: Shard, options: argparse.Namespace, rows: int, bulk_from: int = 0
+    name: str, shard: Shard, options: argparse.Namespace, bulks: Sequence[Sequence[Batch]] = ()
 ) -> None:
-    """Runs the load for a while; from `bulk_from` on, bulk inserts of new ids beside it."""
+    """Runs the load for a while, and transactions of bulk inserts beside it."""
     before = shard.counters
     with LoopWatch() as watch:
         begun = time.perf_counter()
-        load = Load(shard, rows, options.clients, options.seed)
-        first = bulk_from
-        while (left := begun + options.seconds - time.perf_counter()) > 0:
-            if bulk_from:
-                await shard.insert(first, BULK_TRANSACTION_ROWS)
-                first += BULK_TRANSACTION_ROWS
-            else:
-                await asyncio.sleep(left)
+        load = Load(shard, options.rows, options.clients, options.seed)
+        for bulk in bulks:
+            await shard.insert(bulk)
+        inserted_seconds = time.perf_counter() - begun
+        await asyncio.sleep(max(options.seconds - inserted_seconds, 0))
         load.stop()
         await load.ended
         seconds = time.perf_counter() - begun
     load.report(name, seconds)
     after = shard.counters
     done = {key: after[key] - before[key] for key in ("flushes", "merges", "merged_bytes")}
-    print(f"  {done}, log files {shard.log_files}, runs {after['runs_max']}")
-    if bulk_from:
-        print(f"  {(first - bulk_from) / seconds:,.0f} rows/s inserted in bulk")
+    print(f"  {done}, runs {after['runs_max']}, log files {shard.log_files}")
+    if bulks:
+        rows = sum(count for bulk in bulks for count, *_ in bulk)
+        print(f"  {rows / inserted_seconds:,.0f} rows/s inserted in bulk")
     watch.report()
 
 
@@ -96,16 +91,21 @@ async def run(options: argparse.Namespace, directory: Path) -> None:
     """All phases on one directory."""
     shard = Shard(directory / "data", clock_speed=CLOCK_SPEED)
     await shard.install()
-    await shard.insert(0, options.rows)
+    await shard.insert(batches_of(range(options.rows)))
     shard.node.engine.maintenance.stop()
-    await phase("no maintenance", shard, options, options.rows)
+    await phase("no maintenance", shard, options)
     shard.close()
     shard = Shard(directory / "data", clock_speed=CLOCK_SPEED)
-    await phase("default memory", shard, options, options.rows)
+    await phase("default memory", shard, options)
     shard.close()
     shard = Shard(directory / "data", SMALL_BUDGET_BYTES, clock_speed=CLOCK_SPEED)
-    await phase("64 MiB of memory", shard, options, options.rows)
-    await phase("bulk inserts beside it", shard, options, options.rows, options.rows)
+    await phase("64 MiB of memory", shard, options)
+    ids = range(options.rows, options.rows + options.bulks * BULK_TRANSACTION_ROWS)
+    bulks = [
+        list(batches_of(ids[at : at + BULK_TRANSACTION_ROWS]))
+        for at in range(0, len(ids), BULK_TRANSACTION_ROWS)
+    ]
+    await phase("bulk inserts beside it", shard, options, bulks)
     shard.close()
 
 
@@ -114,4 +114,5 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=15)
+    parser.add_argument("--bulks", type=int, default=5, help="bulk transactions of 50 MB")
     parser.add_argument("--seed", type=int, default=1)

@@ -10,7 +10,7 @@ import asyncio
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NoReturn, cast
@@ -63,17 +63,20 @@ ADD: Final = ProgramSpec(
 )
 SPECS: Final = (SELECT, ADD)
 
+Batch = tuple[int, bytes, bytes]  # rows, their keys and themselves, framed
 OnReply = Callable[[m.Message | None], None]  # None: rows, or the reply of a select
 
 
-def framed(first: int, count: int, step: int = 1) -> tuple[bytes, bytes]:
-    """Keys and rows of `count` ids from `first` on, as COPY sends them."""
+def batches_of(ids: range) -> Iterator[Batch]:
+    """New rows as COPY sends them."""
     row = LAYOUT.encode((SOME_ID, 0, PAYLOAD))
     at = row.index(struct.pack("<q", SOME_ID))
     begin, end = struct.pack("<I", len(row)) + row[:at], row[at + 8 :]
-    ids = range(first, first + count * step, step)
-    keys = b"".join([b"\x08\0\0\0" + struct.pack(">Q", number + SIGN) for number in ids])
-    return keys, b"".join([begin + struct.pack("<q", number) + end for number in ids])
+    for first in range(0, len(ids), BULK_ROWS):
+        some = ids[first : first + BULK_ROWS]
+        keys = b"".join([b"\x08\0\0\0" + struct.pack(">Q", number + SIGN) for number in some])
+        rows = b"".join([begin + struct.pack("<q", number) + end for number in some])
+        yield len(some), keys, rows
 
 
 class Connection:
@@ -239,18 +242,16 @@ class Shard:
         connection = cast(ServerConnection, self.connection)
         self.node.on_execute(connection, self.connection.take(call), message)
 
-    async def insert(self, first: int, count: int, step: int = 1) -> None:
+    async def insert(self, batches: Iterable[Batch]) -> None:
         """Rows of new ids in a transaction of their own, sent as COPY sends them."""
         txn = self.txn()
         state_id = 0
         statements = []
-        for at in range(0, count, BULK_ROWS):
-            rows = min(BULK_ROWS, count - at)
-            framed_rows = framed(first + at * step, rows, step)
+        for count, keys, rows in batches:
             ref = m.TxnRef(txn.txn_id, state_id, len(statements) + 1, txn.txn_ts)
             statements.append(ref.statement)
             message = m.Write(
-                RANGE_ID, ITEMS.id, 0, self.issue(), ref, False, "insert", rows, *framed_rows
+                RANGE_ID, ITEMS.id, 0, self.issue(), ref, False, "insert", count, keys, rows
             )
             reply = await self.request(message)
             assert isinstance(reply, m.Written)
