@@ -25,7 +25,7 @@ from shardb.txn.records import Section
 from shardb.txn.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 def schema_of(table: Table) -> TabletSchema:
@@ -90,6 +90,10 @@ class LocalRange:
     def holds(self, key: bytes) -> bool:
         """True if the key is within the range's bounds."""
         return key >= self.low and (not self.high or key < self.high)
+
+    def holds_all(self, keys: Sequence[bytes]) -> bool:
+        """The same of many keys, one at least."""
+        return (not self.low or min(keys) >= self.low) and (not self.high or max(keys) < self.high)
 
     def runs(self, table_id: int, version: int, state: State | None) -> Runs:
         """A table's rows as a version of it has them, with the bulk writes of a transaction."""

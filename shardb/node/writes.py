@@ -43,9 +43,8 @@ class WriteStatement(Statement):
         message = self.message
         keys = split_items(message.keys, message.count)
         deletes = message.mode == "delete"
-        for key in keys:
-            if not self.local.holds(key):
-                raise SqlError("57P03", "a row was sent to a range that does not hold it")
+        if keys and not self.local.holds_all(keys):
+            raise SqlError("57P03", "a row was sent to a range that does not hold it")
         large = message.count >= BULK_ROWS_MIN or self.table.id in state.bulk
         bulk = message.mode == "insert" and large and not state.overlays.get(self.table.id)
         if bulk:

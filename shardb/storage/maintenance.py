@@ -207,10 +207,10 @@ class Maintenance:
         sources: Sequence[MemTable | Segment],
     ) -> Callable[[], list[Segment]]:
         """Writes, opens what was written, and tells the shadows what takes the sources' place."""
-        engine, shadows, runs = self._engine, tablet.shadows, tablet.runs()
+        shadows, runs = tablet.shadows, tablet.runs()
 
         def job() -> list[Segment]:
-            made = [engine.open_segment(meta) for meta in jobs.write_segments(work, target)]
+            made = jobs.make_segments(work, target)
             shadows.replace(runs, sources, made)
             return made
 
