@@ -15,9 +15,9 @@ from pathlib import Path
 
 import uvloop
 
-from bench.storage import compaction
+from bench.storage import compaction, reopen
 
-BENCHES = {"compaction": compaction}
+BENCHES = {"compaction": compaction, "reopen": reopen}
 
 
 def main() -> int:
