@@ -64,6 +64,7 @@ LOG_ZEROED_MAX_BYTES: Final = 32 * MIB  # zeros in any log file
 LOG_ZEROED_BATCH_MAX_BYTES: Final = 512 * KIB  # longer batches gain nothing from zeros
 MANIFEST_REWRITE_BYTES: Final = 1 * MIB  # of edits in one file, or as many as it began with
 MANIFEST_RECORD_MAX_BYTES: Final = 1 * GIB  # of edits that wait for the disk together
+WRITE_BACK_BYTES: Final = 8 * MIB  # of a new file, which the kernel then begins to write
 BACKGROUND_THREADS: Final = 2  # of a shard, for flushes and compactions
 KEY_MAX_BYTES: Final = 8 * KIB
 ROW_MAX_BYTES: Final = 64 * MIB

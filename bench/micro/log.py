@@ -8,6 +8,7 @@ several logs at once instead. BENCH_DIR chooses the disk.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import statistics
@@ -20,11 +21,9 @@ from collections import defaultdict
 import uvloop
 
 from bench.micro.harness import report
-from shardb.env import SystemBackground, SystemFiles, SystemRng
+from shardb.env import SystemFiles, SystemRng
 from shardb.errors import StorageError
-from shardb.storage.edits import TabletState
-from shardb.storage.engine import Engine
-from shardb.storage.logfile import LogRecord
+from shardb.storage.log import Log
 
 PAYLOAD_BYTES = 400
 ROUNDS = 15
@@ -52,34 +51,20 @@ def raw_rate(directory: str, seconds: float) -> float:
     return rate
 
 
-class NoTables:
-    """The engine's owner here: nothing but the log is used."""
-
-    def restore(self, engine: Engine, state: TabletState) -> None:
-        raise AssertionError(state)
-
-    def replay(self, engine: Engine, record: LogRecord) -> None:
-        pass
-
-    def retained(self, range_id: int, needed: int) -> int:
-        return 0
-
-    def gc_ts(self) -> int:
-        return 0
-
-
-def opened(directory: str, loop: asyncio.AbstractEventLoop) -> Engine:
+def opened(directory: str, loop: asyncio.AbstractEventLoop) -> Log:
     def fatal(error: StorageError) -> None:
         raise error
 
-    files, background = SystemFiles(loop), SystemBackground(loop)
-    return Engine(directory, files, SystemRng(), NoTables(), fatal, background)
+    log = Log(directory, SystemFiles(loop), SystemRng(), fatal)
+    log.recover(lambda record: None)
+    return log
 
 
 async def commits(directory: str, clients: int, seconds: float, busy: bool) -> list[float]:
     """Latencies of clients that commit again and again; `busy` keeps the loop at work."""
     loop = asyncio.get_running_loop()
-    engine = opened(directory, loop)
+    log = opened(directory, loop)
+    indexes = itertools.count(1)
     latencies: list[float] = []
     end = time.perf_counter() + seconds
 
@@ -93,7 +78,7 @@ async def commits(directory: str, clients: int, seconds: float, busy: bool) -> l
             if now < end:
                 commit()
 
-        engine.append(1, 1, bytes(PAYLOAD_BYTES), durable)
+        log.append(1, 1, next(indexes), 1, bytes(PAYLOAD_BYTES), durable)
 
     def spin() -> None:
         start = time.perf_counter()
@@ -107,7 +92,7 @@ async def commits(directory: str, clients: int, seconds: float, busy: bool) -> l
     for _ in range(clients):
         commit()
     await asyncio.sleep(seconds)
-    engine.close()
+    log.close()
     return latencies
 
 
@@ -135,11 +120,11 @@ def compare(directory: str) -> None:
 
 async def recovery(directory: str) -> None:
     """Of a log of 32 MiB."""
-    engine = opened(directory, asyncio.get_running_loop())
+    log = opened(directory, asyncio.get_running_loop())
     records = (32 << 20) // PAYLOAD_BYTES
-    for _ in range(records):
-        engine.append(1, 1, bytes(PAYLOAD_BYTES), lambda error: None)
-    engine.close()
+    for index in range(1, records + 1):
+        log.append(1, 1, index, 1, bytes(PAYLOAD_BYTES), lambda error: None)
+    log.close()
     start = time.perf_counter()
     opened(directory, asyncio.get_running_loop()).close()
     report("recovery, before applying", records / (time.perf_counter() - start), "records/s")

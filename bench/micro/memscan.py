@@ -14,6 +14,7 @@ from shardb._core.corebench import insert_each
 from shardb._core.memscan import scan_batches
 from shardb._core.memtable import MemTable
 from shardb._core.rowcodec import RowLayout
+from shardb._core.runs import Runs
 from shardb.types import TypeCode
 
 ROWS = 500_000
@@ -25,7 +26,8 @@ ARROW = [pa.int64(), pa.int32(), pa.string(), pa.float64()]
 
 def drain(table: MemTable, columns: list[int]) -> None:
     kinds = [ARROW[column] for column in columns]
-    deque(scan_batches(table, LAYOUT, columns, kinds, 1), maxlen=0)
+    runs = Runs(LAYOUT, [(False, [(table, None)])])
+    deque(scan_batches(runs, columns, kinds, 1), maxlen=0)
 
 
 def main() -> None:

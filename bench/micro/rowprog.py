@@ -7,6 +7,7 @@ from collections.abc import Callable
 from bench.micro.harness import measure
 from shardb._core.memtable import MemTable
 from shardb._core.rowprog import Program
+from shardb._core.runs import Runs
 from shardb.meta.descriptors import Column, Table
 from shardb.program import Call, Col, Key, Param, ProgramSpec, TypeRef
 from shardb.types import TypeCode
@@ -73,11 +74,12 @@ def main() -> None:
     hundred = interval.param_layout.encode([4711, 4810])
     found = memtable.newest(select.points(one)[0])
     assert found is not None
+    runs = Runs(insert.row_layout, [(False, [(memtable, None)])])
     held = found[0]
     assert held is not None
-    repeat("point select", lambda: select.select(memtable, NEWEST, one, b"", None, b"", b""))
+    repeat("point select", lambda: select.select(runs, NEWEST, one, b"", None, b"", b""))
     repeat("points", lambda: select.points(one))
     repeat("point update", lambda: update.update(held, two))
     repeat("update: key, row, new row", lambda: (update.points(two), update.update(held, two)))
     repeat("insert", lambda: insert.insert(one))
-    repeat("select of 100 rows", lambda: interval.select(memtable, NEWEST, hundred, b""), 1_000)
+    repeat("select of 100 rows", lambda: interval.select(runs, NEWEST, hundred, b""), 1_000)

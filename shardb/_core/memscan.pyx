@@ -8,6 +8,7 @@ the writer: see memtable.pxd.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.pyport cimport PY_SSIZE_T_MAX
 from cpython.ref cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
@@ -152,6 +153,8 @@ cdef class Scan:
         self.end_prefix = key_prefix(self.end_at, self.end_length)
         self.with_key = with_key
         self.batch_rows = batch_rows
+        if batch_rows > PY_SSIZE_T_MAX // <Py_ssize_t> sizeof(FoundRow):
+            raise MemoryError
         self.column = <RowColumn*> calloc(self.out.count or 1, sizeof(RowColumn))
         self.found = <FoundRow*> malloc(batch_rows * sizeof(FoundRow))
         self.source = <Source*> calloc(runs.run_count + 1, sizeof(Source))
@@ -397,8 +400,10 @@ cdef class Scan:
         found.key = node_key(node)
         found.key_length = node.key_length
         found.ts = 0 if s.own else version.ts
+        if length < s.layout.data_at:
+            return ENDED_STRANGE_ROW
         memcpy(&schema_version, found.row, 2)
-        if schema_version != s.layout.schema_version or length < s.layout.data_at:
+        if schema_version != s.layout.schema_version:
             return ENDED_STRANGE_ROW
         if s.map != NULL:
             self.scratch.len = 0

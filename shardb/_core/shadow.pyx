@@ -350,14 +350,18 @@ cdef class Shadow:
                     bytearray(done) if done is not None else bytearray(b"\1" * self.group_count)
                 )
 
-    def sizes(self):
-        """(bytes, marks)"""
+    def memory_bytes(self):
+        """Without the lock, which a scan may hold for long: it may be that of a moment ago."""
+        return self.bytes
+
+    def count(self):
+        """The number of marks."""
         cdef int at
         cdef uint64_t count = 0
         with self.lock:
             for at in range(self.group_count):
                 count += self.marks[at].count
-            return self.bytes, count
+            return count
 
 
 cdef bint goes_on(Segment segment, int group) noexcept:
@@ -490,9 +494,9 @@ cdef class Shadows:
 
     @property
     def memory_bytes(self):
-        return sum([shadow.sizes()[0] for shadow in list(self.shadows.values())])
+        return sum([shadow.memory_bytes() for shadow in list(self.shadows.values())])
 
     @property
     def marks(self):
         """How many are kept."""
-        return sum([shadow.sizes()[1] for shadow in list(self.shadows.values())])
+        return sum([shadow.count() for shadow in list(self.shadows.values())])

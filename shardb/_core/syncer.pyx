@@ -1,5 +1,7 @@
 """A thread in C that writes and syncs one batch at a time and never takes the interpreter lock.
 
+And `write_back`, which has the kernel begin to write what a sync will wait for.
+
 Why not a Python thread: beside an event loop that is busy but gives the lock up for a moment each
 turn, a Python thread loses nearly every race for it and may wait for seconds to report one sync
 (bench/micro/log.py, "loop busy"). Here the thread tells the loop through an eventfd.
@@ -18,6 +20,7 @@ cdef extern from *:
     #define _GNU_SOURCE
     #endif
     #include <errno.h>
+    #include <fcntl.h>
     #include <pthread.h>
     #include <stdint.h>
     #include <sys/eventfd.h>
@@ -130,6 +133,16 @@ cdef extern from *:
         if (s->event_fd >= 0) close(s->event_fd);
         s->event_fd = -1;
     }
+
+    static int shardb_write_back(int fd, int64_t offset, int64_t size, int64_t before) {
+    #ifdef SYNC_FILE_RANGE_WRITE
+        if (before > 0 &&
+            sync_file_range(fd, offset - before, before, SYNC_FILE_RANGE_WAIT_BEFORE) < 0)
+            return errno;
+        if (sync_file_range(fd, offset, size, SYNC_FILE_RANGE_WRITE) < 0) return errno;
+    #endif
+        return 0;
+    }
     """
     struct iovec:
         void* iov_base
@@ -146,6 +159,23 @@ cdef extern from *:
     void syncer_submit "shardb_syncer_submit"(ShardbSyncer* s) noexcept nogil
     int syncer_take "shardb_syncer_take"(ShardbSyncer* s, int wait) noexcept nogil
     void syncer_stop "shardb_syncer_stop"(ShardbSyncer* s) noexcept nogil
+    int begin_write_back "shardb_write_back"(
+        int fd, int64_t offset, int64_t size, int64_t before
+    ) noexcept nogil
+
+
+def write_back(int fd, int64_t offset, int64_t size_bytes, int64_t before_bytes):
+    """Has the kernel begin to write these bytes of a file to the disk, and waits for those before.
+
+    Nothing is durable by that, but the sync that follows finds little left to write: one of very
+    much at once would keep those of other files waiting. Raises OSError, also what became of bytes
+    written earlier, for the sync would not say so again.
+    """
+    cdef int error
+    with nogil:
+        error = begin_write_back(fd, offset, size_bytes, before_bytes)
+    if error:
+        raise OSError(error, os.strerror(error))
 
 
 @cython.final

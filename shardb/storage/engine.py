@@ -143,7 +143,7 @@ class Engine:
         files.make_directory(self.segments_path)
         # In format 1 all was in the log.
         new = found < FORMAT or not files.exists(f"{self.path}/log")
-        self.manifest = Manifest.open(self.path, files, rng, on_fatal, new=new)
+        self.manifest = Manifest.open(self.path, files, rng, on_fatal, new, self.background.run)
         if found < FORMAT:
             files.write_new(f"{self.path}/{FORMAT_FILE}", f"{FORMAT}\n".encode())
         state = self.manifest.current
@@ -158,12 +158,9 @@ class Engine:
             self._owner.restore(self, tablet)
         self._log = Log(f"{self.path}/log", files, rng, on_fatal)
         self._log.recover(self._replay)
-        for number in on_disk:
-            if number not in self._named() and number not in self._private:
-                jobs.remove_segments(files, self.segments_path, [number])
-
-    def _named(self) -> set[int]:
-        return {meta.number for tablet in self.tablets.values() for meta in tablet.metas}
+        named = {meta.number for tablet in self.tablets.values() for meta in tablet.metas}
+        strange = [n for n in on_disk if n not in named and n not in self._private]
+        jobs.remove_segments(files, self.segments_path, strange)
 
     def _replay(self, record: LogRecord) -> None:
         range_id, index = record.range_id, record.index
@@ -236,7 +233,7 @@ class Engine:
         for range_id, index in needed.items():
             if index:
                 needed[range_id] = self._owner.retained(range_id, index)
-        self._log.cut(needed)
+        self._log.cut(needed, self.background.run)
 
     # --- tablets
 

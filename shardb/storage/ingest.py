@@ -22,6 +22,7 @@ from shardb.errors import SqlError, StorageError
 from shardb.storage import jobs
 from shardb.storage.engine import Engine
 from shardb.storage.failures import storage_error
+from shardb.storage.maintenance import metas_of
 from shardb.storage.pieces import Run
 from shardb.storage.segmentformat import SegmentMeta
 from shardb.storage.tablet import Tablet
@@ -286,29 +287,26 @@ class Ingest:
         work = jobs.merge([(memtable, None)], schema.layout(version), columns, 0, False)
         target = engine.target(tablet, 0, columns, version)
 
-        def job() -> list[SegmentMeta]:
-            return jobs.write_segments(work, target)
+        def done(segments: list[Segment] | None, error: BaseException | None) -> None:
+            self._flushed(part, segments, error)
 
-        def done(metas: list[SegmentMeta] | None, error: BaseException | None) -> None:
-            self._flushed(part, metas, error)
-
-        engine.background.run(job, done)
+        engine.background.run(lambda: jobs.make_segments(work, target), done)
 
     def _flushed(
-        self, part: _Part, metas: list[SegmentMeta] | None, error: BaseException | None
+        self, part: _Part, segments: list[Segment] | None, error: BaseException | None
     ) -> None:
         engine = self._engine
-        if metas is not None and not part.discarded:
-            engine.keep_private(meta.number for meta in metas)
-            try:
-                part.segments = [engine.open_segment(meta) for meta in metas]
+        if segments is not None:
+            metas = metas_of(segments)
+            if part.discarded:
+                engine.remove_later(meta.number for meta in metas)
+            else:
+                engine.keep_private(meta.number for meta in metas)
+                part.segments = segments
                 part.metas = metas
                 part.memtable = None
-            except StorageError as failure:
-                error = failure
-        if part.discarded or error is not None:
-            engine.remove_later(meta.number for meta in metas or ())
-        if error is not None and not part.discarded:
+        elif not part.discarded:
+            assert error is not None
             self._failure = _as_storage_error(error)
         self._sealed = None
         if not self._closed:

@@ -124,6 +124,16 @@ def write_segments(
     return made
 
 
+def make_segments(batches: Iterable[pa.RecordBatch], target: Target) -> list[Segment]:
+    """The same, and opens them, which takes a while too. Leaves no file if it fails."""
+    made = write_segments(batches, target)
+    try:
+        return [open_segment(target.files, target.directory, meta) for meta in made]
+    except StorageError:
+        remove_segments(target.files, target.directory, [meta.number for meta in made])
+        raise
+
+
 def remove_segments(files: Files, directory: str, numbers: Iterable[int]) -> None:
     """Removes files that nothing names; one that cannot be removed now goes at the next start."""
     for number in numbers:

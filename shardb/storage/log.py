@@ -22,7 +22,7 @@ from typing import NamedTuple
 from shardb import limits
 from shardb.env import NEW_SUFFIX, AppendFile, Files, MakingFile, Rng, SyncFailed
 from shardb.errors import StorageError
-from shardb.storage.failures import NO_ROOM, OnDurable, storage_error, tell
+from shardb.storage.failures import NO_ROOM, OnDurable, Run, run_now, storage_error, tell
 from shardb.storage.logfile import (
     FILE_HEADER_BYTES,
     FILE_SUFFIX,
@@ -91,6 +91,8 @@ class Log:
         # The last index of each range in that file, and in those before it, oldest first.
         self._last: dict[int, int] = {}
         self._closed: deque[_ClosedFile] = deque()
+        self._leaving: deque[str] = deque()  # paths of older ones, being removed
+        self._removing = False
         # The next file: being made, made, being begun. It is due once this one ends past `_due_at`.
         self._making: MakingFile | None = None
         self._next: _NextFile | None = None
@@ -142,12 +144,12 @@ class Log:
             else:
                 self._start_if_due()
 
-    def cut(self, needed: Mapping[int, int]) -> int:
-        """Removes the oldest files that nobody needs, and returns how many bytes they had.
+    def cut(self, needed: Mapping[int, int], run: Run = run_now) -> int:
+        """Lets go of the oldest files that nobody needs; returns how many bytes they have.
 
         `needed` has the first index that is needed of each range; nothing is of one that is not in
         it. A file goes, durably, when nothing in it is needed and all before it are gone; the one
-        that is written stays.
+        that is written stays. `run` has a worker remove them, for that may take long.
         """
         assert self._file is not None
         freed = 0
@@ -158,15 +160,35 @@ class Log:
                 for range_id, index in oldest.last.items()
             ):
                 break
-            try:
-                # One by one, or a power failure might leave a gap.
-                self._files.remove(self._path(oldest.number))
-            except OSError as error:
-                self._die("remove a log file", error)
-                break
             self._closed.popleft()
+            self._leaving.append(self._path(oldest.number))
             freed += oldest.size_bytes
+        self._remove(run)
         return freed
+
+    def _remove(self, run: Run) -> None:
+        """Removes what is leaving, one by one, or a power failure might leave a gap."""
+        if self._removing or not self._leaving or self._dead:
+            return
+        self._removing = True
+        paths = list(self._leaving)
+
+        def job() -> None:
+            for path in paths:
+                self._files.remove(path)
+
+        def done(_: None, error: BaseException | None) -> None:
+            self._removing = False
+            if error is None:
+                for path in paths:
+                    assert self._leaving.popleft() == path
+                self._remove(run)
+            elif isinstance(error, OSError):
+                self._die("remove a log file", error)
+            else:
+                raise error
+
+        run(job, done)
 
     def close(self) -> None:
         """Writes what is waiting and a last marker, tells the callbacks, and closes the files."""

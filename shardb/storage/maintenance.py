@@ -229,14 +229,14 @@ class Maintenance:
         sources: Sequence[MemTable | Segment],
     ) -> Callable[[], list[Segment]]:
         """Writes, opens what was written, and tells the shadows what takes the sources' place."""
-        engine, shadows = self._engine, tablet.shadows
+        shadows = tablet.shadows
         runs: Runs | None = None
         if shadows.memory_bytes:  # else nobody has scanned it
             with contextlib.suppress(StorageError):  # damaged: whoever reads it will hear of it
                 runs = tablet.runs()
 
         def job() -> list[Segment]:
-            made = [engine.open_segment(meta) for meta in jobs.write_segments(work, target)]
+            made = jobs.make_segments(work, target)
             if runs is not None:
                 shadows.replace(runs, sources, made)
             return made

@@ -45,7 +45,9 @@ from shardb._core.memscan import scan_batches
 from shardb._core.memtable import MemTable
 from shardb._core.pgwire import FrontendBuffer
 from shardb._core.rowcodec import RowLayout
+from shardb._core.rowdeal import RowDealer
 from shardb._core.rowprog import Program
+from shardb._core.runs import Runs
 from shardb._core.syncer import Syncer
 from shardb._core.zerofile import ZeroFile
 from shardb.env import SystemFiles, SystemRng
@@ -89,6 +91,11 @@ def failing(function: Callable[..., object], *arguments: object) -> None:
         except (CoreError, ValueError):
             continue
         raise AssertionError(f"{function} did not fail")
+
+
+def runs_of(table: MemTable, layout: RowLayout = LAYOUT) -> Runs:
+    """The memtable as all there is of a tablet."""
+    return Runs(layout, [(False, [(table, None)])])
 
 
 def memtable(directory: Path) -> Workload:
@@ -139,12 +146,12 @@ def memscan(directory: Path) -> Workload:
     def work() -> None:
         for overlay in (None, own):
             scan = scan_batches(
-                table, LAYOUT, (0, 1), kinds, 1, with_key=True, overlay=overlay, batch_rows=5000
+                runs_of(table), (0, 1), kinds, 1, with_key=True, overlay=overlay, batch_rows=5000
             )
             deque(scan, maxlen=0)
-        next(scan_batches(table, LAYOUT, (1,), [pa.string()], 1, b"\0" * 7, b"", batch_rows=10))
-        failing(scan_batches, table, LAYOUT, (0,), [pa.int8()], 1)
-        failing(lambda: next(scan_batches(strange, LAYOUT, (0,), [pa.int64()], 1)))
+        next(scan_batches(runs_of(table), (1,), [pa.string()], 1, b"\0" * 7, b"", batch_rows=10))
+        failing(scan_batches, runs_of(table), (0,), [pa.int8()], 1)
+        failing(lambda: next(scan_batches(runs_of(strange), (0,), [pa.int64()], 1)))
 
     return Workload(2 * ROWS, work, (table, own, LAYOUT, kinds))
 
@@ -219,17 +226,18 @@ def row_programs(directory: Path) -> Workload:
     overlay = {key: row, b"other": None}
 
     def work() -> None:
+        runs = runs_of(memtable)
         select, update, insert, interval = (Program(spec, table) for spec in specs)
         one = select.param_layout.encode((7,))
-        calls(select.select, memtable, 1, one, b"")
+        calls(select.select, runs, 1, one, b"")
         calls(select.points, one)
         calls(update.update, row, one)
         calls(insert.insert, one)
         wide = interval.param_layout.encode((0, 999))
         for _ in range(5):
-            interval.select(memtable, 1, wide, b"", overlay)
-            interval.candidates(memtable, 1, wide, overlay)
-        failing(interval.select, memtable, 1, interval.param_layout.encode((0, 0)), b"")
+            interval.select(runs, 1, wide, b"", overlay)
+            interval.candidates(runs, 1, wide, overlay)
+        failing(interval.select, runs, 1, interval.param_layout.encode((0, 0)), b"")
         failing(insert.insert, insert.param_layout.encode((None,)))
 
     return Workload(14_200, work, (table, memtable, overlay, row, *specs))
@@ -293,17 +301,26 @@ def pgwire(directory: Path) -> Workload:
 def copytext(directory: Path) -> Workload:
     data = b"".join(b"%d\tline \\N with \\t text\n" % n for n in range(ROWS))
     defaults = LAYOUT.encode((None, None))
+    codec = KeyCodec([(TypeCode.INT8, -1, False, False)])
 
-    def reader() -> CopyReader:
-        return CopyReader(LAYOUT, "t", ["a", "b"], (0, 1), (0,), defaults)
+    def dealing() -> RowDealer:
+        return RowDealer(LAYOUT, codec, (0,), (b"",), 8192, 1 << 20, 1 << 16, 1 << 18)
+
+    def reader(dealer: RowDealer) -> CopyReader:
+        return CopyReader(dealer, "t", ["a", "b"], (0, 1), (0,), defaults)
 
     def work() -> None:
-        copy = reader()
+        dealer = dealing()
+        copy = reader(dealer)
         for at in range(0, len(data), 10_000):
-            copy.feed(data[at : at + 10_000])
-        copy.feed(b"", final=True)
-        failing(lambda: reader().feed(b"1\tx\nfive\tx\n"))
-        failing(lambda: reader().feed(b"\\N\tx\n"))
+            parts = [data[at : at + 10_000]]
+            while not copy.feed(parts):
+                dealer.take()
+                parts = []
+        copy.feed([], final=True)
+        dealer.take(True)
+        failing(lambda: reader(dealing()).feed([b"1\tx\nfive\tx\n"]))
+        failing(lambda: reader(dealing()).feed([b"\\N\tx\n"]))
 
     return Workload(ROWS, work, (LAYOUT, defaults, data))
 

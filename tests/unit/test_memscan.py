@@ -162,7 +162,7 @@ def test_an_arrow_type_of_another_layout_is_refused(column: int, arrow: pa.DataT
 
 def test_a_batch_larger_than_memory_is_refused() -> None:
     with pytest.raises(MemoryError):
-        scan_batches(MemTable(), LAYOUT, [0], [pa.int64()], 1, batch_rows=2**59 + 1)
+        scan_batches(runs_of(MemTable()), [0], [pa.int64()], 1, batch_rows=2**59 + 1)
 
 
 @pytest.mark.parametrize(

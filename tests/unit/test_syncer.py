@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shardb._core.syncer import Syncer
+from shardb._core.syncer import Syncer, write_back
 
 
 def told(syncer: Syncer) -> tuple[int, int]:
@@ -71,3 +71,17 @@ def test_errors_of_writing_are_told(tmp_path: Path) -> None:
     syncer.submit(fd, [b"x"], 0)
     syncer.close()
     syncer.close()
+
+
+def test_writing_back_changes_nothing_and_tells_of_errors(tmp_path: Path) -> None:
+    with open(tmp_path / "f", "wb", buffering=0) as file:
+        for at in range(0, 4000, 1000):
+            file.write(b"%d" % at * 1000)
+            write_back(file.fileno(), at, 1000, 1000 if at else 0)
+        closed = file.fileno()
+    assert (tmp_path / "f").read_bytes() == b"".join(
+        b"%d" % at * 1000 for at in range(0, 4000, 1000)
+    )
+    with pytest.raises(OSError) as caught:
+        write_back(closed, 0, 1, 0)
+    assert caught.value.errno == errno.EBADF
