@@ -59,6 +59,7 @@ class Ingest:
         self._waiting: list[Ready] = []
         self._failure: StorageError | None = None
         self._closed = False
+        engine.privates.add(self)
 
     @classmethod
     def restore(cls, engine: Engine, tablet: Tablet, metas: Iterable[SegmentMeta]) -> Ingest:
@@ -85,7 +86,7 @@ class Ingest:
         """
         version = int.from_bytes(rows[4:6], "little")  # one statement's rows have one layout
         if version != self._version:
-            self._seal()
+            self.seal()
             self._version = version
         self._statements.add(statement)
         before = self._memtable.entries
@@ -95,7 +96,7 @@ class Ingest:
             unique = unique and self._sealed_runs().first_existing(keys, count) < 0
         self._count()
         if self._memtable.memory_bytes >= self._engine.budget.memtable_bytes:
-            self._seal()
+            self.seal()
         return unique
 
     def first_held(self, keys: bytes, count: int) -> int:
@@ -191,7 +192,7 @@ class Ingest:
 
     def absorb(self, overlay: Mapping[bytes, bytes | None]) -> None:
         """Takes the transaction's later writes by key as well, so that all goes in one way."""
-        self._seal()
+        self.seal()
         for key, row in overlay.items():
             if row is not None:
                 row = self._tablet.as_version(row, self._version)
@@ -209,7 +210,7 @@ class Ingest:
 
     def when_durable(self, call: Ready) -> None:
         """Has everything written to segments; `call(None)`, perhaps at once, or with the error."""
-        self._seal()
+        self.seal()
         if self._failure is not None or not self._unflushed():
             call(self._failure)
             return
@@ -227,6 +228,7 @@ class Ingest:
         if self._closed:
             return
         self._closed = True
+        self._engine.privates.discard(self)
         for part in self._parts:
             if not linked:
                 self._discard(part)
@@ -240,7 +242,7 @@ class Ingest:
 
     def _count(self) -> None:
         """Keeps the engine's count of private memory true."""
-        now = self._memtable.memory_bytes if self._memtable.entries else 0
+        now = self.unsealed_bytes
         now += sum(p.memtable.memory_bytes for p in self._parts if p.memtable is not None)
         self._engine.private_bytes += now - self._counted_bytes
         self._counted_bytes = now
@@ -249,7 +251,12 @@ class Ingest:
         part.discarded = True
         self._engine.remove_later(meta.number for meta in part.metas)
 
-    def _seal(self) -> None:
+    @property
+    def unsealed_bytes(self) -> int:
+        """What `seal` would have written."""
+        return self._memtable.memory_bytes if self._memtable.entries else 0
+
+    def seal(self) -> None:
         """Has a worker make a segment of the memtable."""
         if not self._memtable.entries:
             return
