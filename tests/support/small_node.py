@@ -40,7 +40,7 @@ from tests.support.crash_disk import Disk, SteppedBackground
 Values = Mapping[int, Any]  # a row by column id
 
 PATH = "data"
-SPLIT = 1000
+SPLIT = 100_000
 LAST_TS = 2**64 - 1
 GC_TTL_MS = 600
 FORGET_MS = 900
