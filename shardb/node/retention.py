@@ -16,11 +16,12 @@ STEP: Final = oracle.from_ms(10_000)  # how finely the age of records is known
 
 
 class Retention:
-    """Learns of every durable record with `note`; times are oracle timestamps."""
+    """Learns of every durable record with `note`; times are oracle timestamps, 0: not known."""
 
     def __init__(self) -> None:
         self._prepares: dict[bytes, tuple[int, int]] = {}  # its index, its decision's (0: open)
-        self._ages: deque[tuple[int, int]] = deque()  # (index, time) of a record every now and then
+        # (index, time) of a record every now and then; the time of those replayed is not known.
+        self._ages: deque[tuple[int, int]] = deque()
 
     def note(self, kind: int, payload: bytes, index: int, now: int) -> None:
         """A record is durable, or replayed."""
@@ -36,12 +37,16 @@ class Retention:
 
     def retained(self, needed: int, now: int) -> int:
         """The least index that is needed, where tablets need all from `needed` on."""
+        ages = self._ages
         horizon = now - FORGET_AFTER
-        while len(self._ages) > 1 and self._ages[1][1] < horizon:
-            self._ages.popleft()
-        if not self._ages or self._ages[0][1] >= horizon:
-            return 0
-        needed = min(needed, self._ages[0][0])
+        if ages and not ages[0][1]:  # may have been written just before the restart
+            ages[0] = ages[0][0], ages[1][1] if len(ages) > 1 else now
+        while len(ages) > 1 and ages[1][1] < horizon:
+            ages.popleft()
+        if len(ages) == 1 and ages[0][1] + STEP < horizon:
+            ages.clear()  # so is all that came after it
+        if ages:
+            needed = min(needed, ages[0][0])
         while True:
             least = min(
                 (

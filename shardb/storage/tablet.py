@@ -315,10 +315,13 @@ class Tablet:
 
     @property
     def memory_bytes(self) -> int:
-        """What memtables take."""
-        return self.memtable.memory_bytes + sum(
-            item.memtable.memory_bytes for item in self.unsettled if isinstance(item, Frozen)
-        )
+        """What memtables take that have rows: a flush can free no others."""
+        return self.active_bytes + sum(item.memtable.memory_bytes for item in self.frozen)
+
+    @property
+    def active_bytes(self) -> int:
+        """What the active memtable takes; nothing if it has no rows."""
+        return self.memtable.memory_bytes if self.memtable.entries else 0
 
     @property
     def open_segments(self) -> list[Segment]:

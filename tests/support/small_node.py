@@ -7,7 +7,7 @@ points, so that a crash can be put at any of them.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, cast
@@ -40,7 +40,7 @@ from tests.support.crash_disk import Disk, SteppedBackground
 Values = Mapping[int, Any]  # a row by column id
 
 PATH = "data"
-SPLIT = 1000
+SPLIT = 100_000
 LAST_TS = 2**64 - 1
 GC_TTL_MS = 600
 FORGET_MS = 900
@@ -235,6 +235,15 @@ class Life:
         worked = self.background.step() or worked
         self.disk.step_timers()
         return worked
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """One thing after the other, as far as need be."""
+        for _ in range(500):
+            if condition():
+                return
+            if not self.disk.step() and not self.background.step():
+                self.disk.step_timers()
+        raise AssertionError("it does not come to that")
 
     def settle(self) -> None:
         """Everything that is due is done."""
