@@ -2,13 +2,15 @@
 #   make start   a cluster in the foreground, data under ./shardb-data   (ARGS="--shards 4 ...")
 #   make test    all tests                                              (ARGS="-k copy ...")
 #   make lint    ruff, mypy, import-linter
+#   make asan    tests of shardb/_core: bad accesses, undefined behaviour (ARGS="-k copy ...")
+#   make tsan    tests of shardb/_core: data races
 #   make bench   the benchmarks; needs PostgreSQL's own programs        (ARGS="--scale 10 ...")
 
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := setup.py $(wildcard shardb/_core/*.pyx shardb/_core/*.pxd shardb/_core/*.h)
 
-.PHONY: start test lint bench build format clean
+.PHONY: start test lint asan tsan bench build format clean
 
 start: build
 	@exec $(BIN)/shardb start $(ARGS)
@@ -22,6 +24,14 @@ lint: build
 	$(BIN)/ruff format --check -q .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+asan: .venv/installed
+	@tools/require sanitize
+	tools/sanitize address $(ARGS)
+
+tsan: .venv/installed
+	@tools/require sanitize
+	tools/sanitize thread $(ARGS)
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""The `shardb` command: start a cluster, look at it, talk SQL to it."""
+"""The `shardb` command: start a cluster, look at it and at its files, talk SQL to it."""
 
 from __future__ import annotations
 
@@ -73,6 +73,23 @@ def _parser() -> argparse.ArgumentParser:
     sql.add_argument("-c", "--command", help="run this and end")
     _add_data(sql)
     sql.set_defaults(run=_sql)
+
+    storage = commands.add_parser("storage", help="look at the files of a cluster that is stopped")
+    actions = storage.add_subparsers(required=True, metavar="action", dest="action")
+    for action, help_text in (
+        ("ls", "what is in them"),
+        ("verify", "read every byte; exit code 1 if any is damaged"),
+    ):
+        command = actions.add_parser(action, help=help_text)
+        command.add_argument(
+            "directory",
+            nargs="?",
+            type=Path,
+            default=Path(DEFAULT_DATA),
+            metavar="DIR",
+            help="a cluster's data directory or that of one shard (default: %(default)s)",
+        )
+        command.set_defaults(run=_storage)
     return parser
 
 
@@ -161,6 +178,13 @@ def _sql(options: argparse.Namespace) -> int:
                 command += ["-c", options.command]
             os.execv(program, command)
     return prompt.run(url, options.command)
+
+
+def _storage(options: argparse.Namespace) -> int:
+    # Here, since it takes a second to import that the other commands need not wait.
+    from shardb import storage_cli
+
+    return storage_cli.run(options.action, options.directory, print)
 
 
 if __name__ == "__main__":

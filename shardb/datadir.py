@@ -46,12 +46,11 @@ class DataDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._refuse_foreign()
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = take_lock(self.path)
         except OSError as error:
             reason = error.strerror or error
             raise DirectoryError(f"cannot use data directory {self.path}: {reason}") from error
         try:
-            self._take_lock()
             self._check_format()
             self.run_path = self._make_run_directory()
         except BaseException:
@@ -73,12 +72,7 @@ class DataDirectory:
 
     def node_count(self) -> int:
         """How many shard processes the directory has data of."""
-        numbers = [
-            int(entry.name.removeprefix("node-"))
-            for entry in self.path.glob("node-*")
-            if entry.name.removeprefix("node-").isdigit()
-        ]
-        return max(numbers, default=0)
+        return max(node_paths(self.path), default=0)
 
     def publish(self, info: ClusterInfo) -> None:
         """Tells other commands how to reach the cluster."""
@@ -98,16 +92,6 @@ class DataDirectory:
         ours = {"lock", "run", "FORMAT"}
         if names and not names & ours:
             raise DirectoryError(f"{self.path} is not empty and not a shardb data directory")
-
-    def _take_lock(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(self._lock, 32, 0).decode(errors="replace").strip()
-            by = f" by process {owner}" if owner else ""
-            raise DirectoryError(f"data directory {self.path} is in use{by}") from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
     def _check_format(self) -> None:
         marker = self.path / "FORMAT"
@@ -135,6 +119,37 @@ class DataDirectory:
         shutil.rmtree(run, ignore_errors=True)
         run.mkdir(mode=0o700)
         return run
+
+
+def take_lock(path: Path) -> int:
+    """Locks a data directory until the descriptor is closed or the process ends.
+
+    Raises OSError, and DirectoryError if another process has it.
+    """
+    lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    except BlockingIOError:
+        owner = os.pread(lock, 32, 0).decode(errors="replace").strip()
+        os.close(lock)
+        by = f" by process {owner}" if owner else ""
+        raise DirectoryError(f"data directory {path} is in use{by}") from None
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def node_paths(path: Path) -> dict[int, Path]:
+    """The directories of shard processes in a data directory, by id in ascending order."""
+    found = {
+        int(entry.name.removeprefix("node-")): entry
+        for entry in path.glob("node-*")
+        if entry.name.removeprefix("node-").isdigit()
+    }
+    return dict(sorted(found.items()))
 
 
 def read_cluster_info(path: Path) -> ClusterInfo:

@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from shardb import limits
-from shardb._core.syncer import Syncer
+from shardb._core.syncer import Syncer, write_back
 from shardb._core.zerofile import ZeroFile
 
 if TYPE_CHECKING:
@@ -112,7 +112,8 @@ class OutputFile(Protocol):
 class Files(Protocol):
     """A file system, paths as strings.
 
-    Any thread may call `size`, `read`, `map`, `create` and `remove`; the rest is for the loop's.
+    Any thread may call `size`, `read`, `map`, `create`, `remove`, `sync_directory` and `write_new`;
+    the rest is for the loop's.
     """
 
     def make_directory(self, path: str) -> None:
@@ -350,15 +351,22 @@ class SystemMakingFile:
 
 
 class SystemOutputFile:
-    """A file descriptor."""
+    """A file descriptor. The kernel is told to write now and then, so that no sync is long."""
 
     def __init__(self, path: str) -> None:
         self._directory = os.path.dirname(path)
+        self._end = 0
+        self._begun = 0  # up to here the kernel was told to write
+        self._begun_last = 0  # of that, how much the last time
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._fd = os.open(path, flags, 0o600)
 
     def write(self, data: Buffer) -> None:
-        _write_all(self._fd, data)
+        self._end += _write_all(self._fd, data)
+        new = self._end - self._begun
+        if new >= limits.WRITE_BACK_BYTES:
+            write_back(self._fd, self._begun, new, self._begun_last)
+            self._begun, self._begun_last = self._end, new
 
     def sync(self) -> None:
         try:
@@ -528,11 +536,13 @@ class SystemBackground:
         done()
 
 
-def _write_all(fd: int, data: Buffer) -> None:
+def _write_all(fd: int, data: Buffer) -> int:
+    """Writes all of it; how many bytes that was."""
     with memoryview(data) as view, view.cast("B") as rest:
         at = 0
         while at < len(rest):
             at += os.write(fd, rest[at : at + limits.GIB])
+        return at
 
 
 def _sync_directory(path: str) -> None:

@@ -64,6 +64,7 @@ LOG_ZEROED_MAX_BYTES: Final = 32 * MIB  # zeros in any log file
 LOG_ZEROED_BATCH_MAX_BYTES: Final = 512 * KIB  # longer batches gain nothing from zeros
 MANIFEST_REWRITE_BYTES: Final = 1 * MIB  # of edits in one file, or as many as it began with
 MANIFEST_RECORD_MAX_BYTES: Final = 1 * GIB  # of edits that wait for the disk together
+WRITE_BACK_BYTES: Final = 8 * MIB  # of a new file, which the kernel then begins to write
 BACKGROUND_THREADS: Final = 2  # of a shard, for flushes and compactions
 KEY_MAX_BYTES: Final = 8 * KIB
 ROW_MAX_BYTES: Final = 64 * MIB
@@ -75,11 +76,13 @@ MEMORY_MIN_BYTES: Final = 64 * MIB
 MEMTABLE_MAX_BYTES: Final = 64 * MIB  # a larger one is frozen and flushed
 LOG_UNSETTLED_MAX_BYTES: Final = 256 * MIB  # of log that only memtables hold; above it they flush
 SEGMENT_TARGET_BYTES: Final = 256 * MIB  # a larger one ends at the next key
+SEGMENT_GROUP_ROWS: Final = 64 * KIB  # rows of one row group
+SEGMENT_GROUP_TARGET_BYTES: Final = 64 * MIB  # a row group that has grown larger ends
 RUNS_MERGE_MIN: Final = 4  # runs of about one size that are worth a merge
 RUNS_SIZE_RATIO: Final = 2  # a run this much larger than all newer ones of a merge stays out of it
 RUNS_TARGET_MAX: Final = 8  # runs of segments in one tablet; more are merged whatever their sizes
 RUNS_STALL_MAX: Final = 24  # writers wait above it
-TOMBSTONES_REWRITE_PART: Final = 4  # the oldest run is rewritten if 1 / this of its rows are gone
+TOMBSTONES_REWRITE_PART: Final = 4  # the oldest runs merge if over 1 / this are deletions
 GC_TTL_MS: Final = 10 * 60 * 1000  # how long overwritten versions are kept for older snapshots
 INGEST_MIN_BYTES: Final = 4 * MIB  # smaller bulk inserts go through the log, row by row
 MAINTENANCE_TICK_MS: Final = 100
@@ -97,6 +100,7 @@ assert BULK_BATCH_BYTES + KEY_MAX_BYTES + ROW_MAX_BYTES < RPC_MESSAGE_MAX_BYTES
 assert ROW_MAX_BYTES < CLIENT_MESSAGE_MAX_BYTES < RPC_MESSAGE_MAX_BYTES
 assert KEY_MAX_BYTES < ROW_MAX_BYTES < LOG_RECORD_MAX_BYTES
 assert LOG_ZEROED_BATCH_MAX_BYTES <= LOG_ZEROED_FIRST_BYTES // 2
+assert SEGMENT_GROUP_TARGET_BYTES + ROW_MAX_BYTES + KEY_MAX_BYTES < 2 * GIB  # int32 offsets
 assert RUNS_MERGE_MIN <= RUNS_TARGET_MAX < RUNS_STALL_MAX
 assert INGEST_MIN_BYTES < MEMORY_MIN_BYTES
 assert LOG_ZEROED_FIRST_BYTES <= LOG_ZEROED_MAX_BYTES <= LOG_FILE_TARGET_BYTES

@@ -1,15 +1,13 @@
-"""Row programs alone: a point select, a point update and an insert against a memtable, in us each.
-
-Run: python -m bench.micro.rowprog
-"""
+"""Row programs alone: a point select, a point update and an insert against a memtable."""
 
 from __future__ import annotations
 
-import timeit
 from collections.abc import Callable
 
+from bench.micro.harness import measure
 from shardb._core.memtable import MemTable
 from shardb._core.rowprog import Program
+from shardb._core.runs import Runs
 from shardb.meta.descriptors import Column, Table
 from shardb.program import Call, Col, Key, Param, ProgramSpec, TypeRef
 from shardb.types import TypeCode
@@ -38,10 +36,12 @@ def program(kind: str, params: int, **fields: object) -> Program:
     return Program(ProgramSpec(1, 1, kind, (INT4,) * params, **fields), ACCOUNTS)  # type: ignore[arg-type]
 
 
-def report(name: str, work: Callable[[], object], count: int = 200_000) -> None:
-    """Prints the best of five rounds in microseconds a call."""
-    best = min(timeit.repeat(work, number=count, repeat=5)) / count
-    print(f"{name:<28}{best * 1e6:8.3f} us")
+def repeat(name: str, work: Callable[[], object], calls: int = 100_000) -> None:
+    def run() -> None:
+        for _ in range(calls):
+            work()
+
+    measure(name, run, calls)
 
 
 def main() -> None:
@@ -74,15 +74,12 @@ def main() -> None:
     hundred = interval.param_layout.encode([4711, 4810])
     found = memtable.newest(select.points(one)[0])
     assert found is not None
+    runs = Runs(insert.row_layout, [(False, [(memtable, None)])])
     held = found[0]
     assert held is not None
-    report("point select", lambda: select.select(memtable, NEWEST, one, b"", None, b"", b""))
-    report("points", lambda: select.points(one))
-    report("point update", lambda: update.update(held, two))
-    report("update: key, row, new row", lambda: (update.points(two), update.update(held, two)))
-    report("insert", lambda: insert.insert(one))
-    report("select of 100 rows", lambda: interval.select(memtable, NEWEST, hundred, b""), 2_000)
-
-
-if __name__ == "__main__":
-    main()
+    repeat("point select", lambda: select.select(runs, NEWEST, one, b"", None, b"", b""))
+    repeat("points", lambda: select.points(one))
+    repeat("point update", lambda: update.update(held, two))
+    repeat("update: key, row, new row", lambda: (update.points(two), update.update(held, two)))
+    repeat("insert", lambda: insert.insert(one))
+    repeat("select of 100 rows", lambda: interval.select(runs, NEWEST, hundred, b""), 1_000)

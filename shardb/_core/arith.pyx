@@ -324,7 +324,8 @@ cdef int interval_scale(const Datum* v, double by, Datum* out) noexcept nogil:
     cdef double months = v.months * by
     cdef double days = v.days * by
     cdef double whole_months, whole_days, spill_days, seconds, us
-    if isnan(by) or fabs(months) > 2147483647.0 or fabs(days) > 2147483647.0:
+    # Not `>`: 0 times infinity is NaN.
+    if not (fabs(months) <= 2147483647.0 and fabs(days) <= 2147483647.0):
         return core_fail(b"22008", b"interval out of range")
     whole_months = <double><int64_t>months
     whole_days = <double><int64_t>days
@@ -337,7 +338,7 @@ cdef int interval_scale(const Datum* v, double by, Datum* out) noexcept nogil:
         whole_days += <double><int64_t>(seconds / 86400.0)
         seconds -= <double><int64_t>(seconds / 86400.0) * 86400.0
     us = rint(v.i * by + seconds * 1e6)
-    if fabs(us) >= 9.2233720368547e18:
+    if not fabs(us) < 9.2233720368547e18:
         return core_fail(b"22008", b"interval out of range")
     return interval_make(<int64_t>whole_months, <int64_t>whole_days, <int64_t>us, out)
 

@@ -81,8 +81,8 @@ cdef class DrawnBatch:
 cdef class Merge:
     """Batches of `columns` (positions in `layout`) of all rows of `streams`, in key order.
 
-    Each stream has the columns, as `arrow_types`, then `_key` and `_ts`, and is in key order; no two
-    have the same key. `with_key` keeps the last two. No batch is empty.
+    Each stream has the columns, as `arrow_types`, then `_key` and `_ts`, and is in key order;
+    no two have the same key. `with_key` keeps the last two. No batch is empty.
     """
 
     cdef readonly object schema

@@ -6,6 +6,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
+from shardb._core.sanitize cimport PIECEWISE
 
 cdef extern from *:
     """
@@ -98,6 +99,8 @@ cdef inline char* arena_alloc(Arena* a, size_t n) noexcept nogil:
     cdef ArenaBlock* h = a.head
     cdef size_t want = (n + 15) & ~<size_t>15
     cdef char* p
+    if PIECEWISE:
+        return arena_grow(a, n)
     if h != NULL and h.cap - h.used >= want:
         p = <char*>h + 32 + h.used
         h.used += want

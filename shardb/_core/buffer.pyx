@@ -3,6 +3,10 @@
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
 from shardb._core.coreerror import CoreError
+from shardb._core.sanitize cimport PIECEWISE
+
+cdef enum:
+    PIECEWISE_MAX_BYTES = 64 * 1024     # a larger buffer would be copied too often
 
 cdef extern from *:
     """
@@ -55,6 +59,8 @@ cdef int buf_grow(Buf* b, size_t extra) noexcept nogil:
         cap = 256
     if cap < want:
         cap = want
+    if PIECEWISE and want <= PIECEWISE_MAX_BYTES:
+        cap = want
     data = <char*>realloc(b.data, cap)
     if data == NULL:
         b.failed = 1
@@ -77,6 +83,8 @@ cdef char* arena_grow(Arena* a, size_t n) noexcept nogil:
     if a.head != NULL and a.head.cap < (1 << 20):
         cap = a.head.cap * 2
     if cap < n:
+        cap = n
+    if PIECEWISE:
         cap = n
     if cap + 32 < n:
         return NULL
@@ -102,6 +110,9 @@ cdef void arena_reset(Arena* a) noexcept nogil:
         block = after
     a.head.next = NULL
     a.head.used = 0
+    if PIECEWISE:
+        free(a.head)
+        a.head = NULL
 
 
 cdef void arena_free(Arena* a) noexcept nogil:

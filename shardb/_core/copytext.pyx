@@ -28,6 +28,7 @@ from shardb._core.datum cimport (
 )
 from shardb._core.rowcodec cimport Layout, RowLayout, row_fit, row_get
 from shardb._core.rowdeal cimport RowDealer
+from shardb._core.sanitize cimport PIECEWISE
 
 cdef enum:
     CONTEXT_MAX_BYTES = 100
@@ -164,21 +165,23 @@ cdef class CopyReader:
     cdef int _append(self, parts) except -1:
         cdef Splitter* split = &self.split
         cdef Py_ssize_t more = SCAN_BYTES, live = split.end - split.start
+        cdef Py_ssize_t capacity
         cdef bytes part
         cdef char* grown
         for part in parts:
             more += PyBytes_GET_SIZE(part)
-        if self.capacity - split.end < more:
+        if PIECEWISE or self.capacity - split.end < more:
             if split.start:
                 memmove(split.data, split.data + split.start, live)
                 split.start = 0
                 split.end = live
-            if self.capacity - live < more:
-                grown = <char*> realloc(split.data, 2 * (live + more))
+            if PIECEWISE or self.capacity - live < more:
+                capacity = live + more if PIECEWISE else 2 * (live + more)
+                grown = <char*> realloc(split.data, capacity)
                 if grown == NULL:
                     raise MemoryError()
                 split.data = grown
-                self.capacity = 2 * (live + more)
+                self.capacity = capacity
         for part in parts:
             memcpy(split.data + split.end, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
             split.end += PyBytes_GET_SIZE(part)

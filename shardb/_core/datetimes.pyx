@@ -110,18 +110,22 @@ cdef void timestamp_to_text(int64_t us, bint zone, Buf* out) noexcept nogil:
     cdef char text[64]
     cdef bint bc
     cdef int n
-    cdef int64_t days
+    cdef int64_t days, rest
     if us == TS_INFINITY:
         buf_put(out, b"infinity", 8)
         return
     if us == TS_MINUS_INFINITY or us == -TS_INFINITY:
         buf_put(out, b"-infinity", 9)
         return
+    # Not `us - days * US_PER_DAY`: of a damaged key's timestamp that may not fit.
     days = floor_div(us, US_PER_DAY)
+    rest = us % US_PER_DAY
+    if rest < 0:
+        rest += US_PER_DAY
     n = put_date(text, days, &bc)
     text[n] = c' '
     n += 1
-    n += put_time(text + n, us - days * US_PER_DAY)
+    n += put_time(text + n, rest)
     buf_put(out, text, n)
     if zone:
         buf_put(out, b"+00", 3)

@@ -5,8 +5,13 @@ from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t,
 cdef extern from *:
     """
     typedef __int128 shardb_i128;
+    static inline shardb_i128 shardb_join128(uint64_t high, uint64_t low) {
+        return (shardb_i128)((unsigned __int128)high << 64 | low);
+    }
     """
     ctypedef long long i128 "shardb_i128"
+    # The number with these halves.
+    i128 join128 "shardb_join128"(uint64_t high, uint64_t low) noexcept nogil
 
 # Cython believes i128 to be 64 bits: cast the other operand when it is int64_t or uint64_t
 # (`n * <i128>factor`), never let an i128 become a Python object, and build constants over 64 bits

@@ -306,6 +306,38 @@ cdef inline int compare(const char* a, Py_ssize_t a_length, const char* b, Py_ss
     return (a_length > b_length) - (a_length < b_length)
 
 
+def items_within(bytes data, Py_ssize_t count, bytes low, bytes high) -> bool:
+    """True if all of the `count` items are in `[low, high)`; an empty `high` is no bound.
+
+    ValueError if `data` is not exactly so many items.
+    """
+    cdef Py_ssize_t at = 0
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+    cdef Py_ssize_t length
+    cdef Py_ssize_t found = 0
+    cdef const char* start = PyBytes_AS_STRING(data)
+    cdef const char* item
+    cdef bint within = True
+    while at < size:
+        if size - at < 4:
+            raise ValueError("short item")
+        length = get32(start + at)
+        item = start + at + 4
+        if size - at - 4 < length:
+            raise ValueError("short item")
+        if compare(item, length, PyBytes_AS_STRING(low), PyBytes_GET_SIZE(low)) < 0:
+            within = False
+        if PyBytes_GET_SIZE(high) and compare(
+            item, length, PyBytes_AS_STRING(high), PyBytes_GET_SIZE(high)
+        ) >= 0:
+            within = False
+        found += 1
+        at += 4 + length
+    if found != count:
+        raise ValueError(f"{found} items instead of {count}")
+    return within
+
+
 def split_by_range(
     const uint8_t[::1] keys, const uint64_t[::1] key_offsets,
     rows, const uint64_t[::1] row_offsets, starts,
@@ -318,13 +350,15 @@ def split_by_range(
     cdef Py_ssize_t count = key_offsets.shape[0] - 1
     cdef Py_ssize_t ranges = len(starts)
     cdef Py_ssize_t i, low, high, middle, met
-    cdef const char* key_data = <const char*> &keys[0] if keys.shape[0] else NULL
+    cdef const char* key_data = b""
     cdef const uint8_t[::1] row_view
-    cdef const char* row_data = NULL
+    cdef const char* row_data = b""
     cdef bint with_rows = rows is not None
     cdef bytes start
     cdef list members
     cdef bytes framed_keys, framed_rows
+    if keys.shape[0]:
+        key_data = <const char*> &keys[0]
     if with_rows:
         row_view = rows
         if row_view.shape[0]:

@@ -16,7 +16,8 @@ from shardb._core.buffer cimport (
 from shardb._core.coreerror import CoreError
 from shardb._core.datum cimport (
     T_BOOL, T_BPCHAR, T_DATE, T_FLOAT4, T_FLOAT8, T_INT2, T_INT4, T_INTERVAL, T_JSONB, T_NUMERIC,
-    T_TIME, T_UUID, datum_apply_typmod, datum_init, i128, interval_total, type_is_variable,
+    T_TIME, T_UUID, datum_apply_typmod, datum_init, i128, interval_total, join128,
+    type_is_variable,
 )
 from shardb._core.numeric cimport numeric_rescale, numeric_typmod_scale, pow10_i128
 from shardb._core.pyvalue cimport datum_from_object, datum_to_object
@@ -234,7 +235,7 @@ cdef int key_read(const KeyColumn* column, const char* key, Py_ssize_t length, P
         out.p = p
         out.len = 16
     elif type == T_NUMERIC or type == T_INTERVAL:
-        v = (<i128><int64_t>(get_be64(raw) ^ (1ULL << 63)) << 64) | <i128>get_be64(raw + 8)
+        v = join128(get_be64(raw) ^ (1ULL << 63), get_be64(raw + 8))
         if type == T_NUMERIC:
             out.n = v
         else:

@@ -191,9 +191,14 @@ cdef class _View:
         return self.view.len // self.view.itemsize
 
     cdef Py_ssize_t item(self, Py_ssize_t index) noexcept nogil:
+        # Copied: a buffer need not be aligned.
+        cdef uint32_t item4
+        cdef uint64_t item8
         if self.view.itemsize == 4:
-            return (<const uint32_t*> self.view.buf)[index]
-        return <Py_ssize_t> (<const uint64_t*> self.view.buf)[index]
+            memcpy(&item4, self.at(4 * index), 4)
+            return item4
+        memcpy(&item8, self.at(8 * index), 8)
+        return <Py_ssize_t> item8
 
     cdef int check(self, Py_ssize_t limit) except -1:
         """Raises unless the offsets ascend within `limit`."""

@@ -8,6 +8,7 @@ the writer: see memtable.pxd.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.pyport cimport PY_SSIZE_T_MAX
 from cpython.ref cimport PyObject
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
@@ -92,11 +93,11 @@ def scan_batches(
     visible at `ts`, in key order. Rows of segments are left out, but hide what is older.
 
     `columns` are positions in the layout of `runs`; `arrow_types` their Arrow types, whose buffers
-    must be laid out as the row's values are. Columns are named `c<position>`; `with_key` adds binary
-    `_key` and uint64 `_ts` at the end. Without any column a null column `_rows` carries the number
-    of rows. `overlay` has a transaction's own writes in the same layout, newer than all runs; the
-    `_ts` of own rows is 0. An empty `end` is no bound. No batch is empty; no rows, no batch. Safe in
-    any one thread while the writer goes on.
+    must be laid out as the row's values are. Columns are named `c<position>`; `with_key` adds
+    binary `_key` and uint64 `_ts` at the end. Without any column a null column `_rows` carries
+    the number of rows. `overlay` has a transaction's own writes in the same layout, newer than all
+    runs; the `_ts` of own rows is 0. An empty `end` is no bound. No batch is empty; no
+    rows, no batch. Safe in any one thread while the writer goes on.
     """
     return Scan(runs, columns, arrow_types, ts, start, end, with_key, overlay, batch_rows)
 
@@ -152,6 +153,8 @@ cdef class Scan:
         self.end_prefix = key_prefix(self.end_at, self.end_length)
         self.with_key = with_key
         self.batch_rows = batch_rows
+        if batch_rows > PY_SSIZE_T_MAX // <Py_ssize_t> sizeof(FoundRow):
+            raise MemoryError
         self.column = <RowColumn*> calloc(self.out.count or 1, sizeof(RowColumn))
         self.found = <FoundRow*> malloc(batch_rows * sizeof(FoundRow))
         self.source = <Source*> calloc(runs.run_count + 1, sizeof(Source))
@@ -397,8 +400,10 @@ cdef class Scan:
         found.key = node_key(node)
         found.key_length = node.key_length
         found.ts = 0 if s.own else version.ts
+        if length < s.layout.data_at:
+            return ENDED_STRANGE_ROW
         memcpy(&schema_version, found.row, 2)
-        if schema_version != s.layout.schema_version or length < s.layout.data_at:
+        if schema_version != s.layout.schema_version:
             return ENDED_STRANGE_ROW
         if s.map != NULL:
             self.scratch.len = 0

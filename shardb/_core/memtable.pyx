@@ -15,6 +15,8 @@ from libc.string cimport memcmp, memcpy
 
 import os
 
+from shardb._core.sanitize cimport PIECEWISE
+
 cdef extern from *:
     """
     #include <string.h>
@@ -88,10 +90,11 @@ cdef void* arena_take(Table* table, size_t size) noexcept nogil:
     cdef Chunk* chunk
     cdef void* taken
     cdef size_t wanted
-    size = (size + 7) & ~(<size_t> 7)
-    if size > table.free_bytes:
+    if not PIECEWISE:
+        size = (size + 7) & ~(<size_t> 7)
+    if PIECEWISE or size > table.free_bytes:
         wanted = table.chunk_bytes
-        if size > wanted // 4:
+        if PIECEWISE or size > wanted // 4:
             # A large row gets a chunk of its own and leaves the current one in use.
             chunk = <Chunk*> malloc(sizeof(Chunk) + size)
             if chunk == NULL:
@@ -252,9 +255,14 @@ cdef void move_finger(Table* table, const char* key, Py_ssize_t key_length) noex
             # Every finger is at or before the last insert; the lower one is never behind.
             node = table.finger[level]
         following = node.next[level]
+        if level:
+            # Where the search goes if `following` is past the key: both are waited for at once.
+            prefetch(node.next[level - 1])
         while following != NULL and node_before(following, prefix, key, key_length):
             node = following
             following = node.next[level]
+            if level:
+                prefetch(node.next[level - 1])
             advanced = True
         table.finger[level] = node
         if level == 0:
@@ -352,9 +360,13 @@ cdef Node* table_seek(
     cdef int level = MEMTABLE_HEIGHT_MAX - 1
     while level >= 0:
         following = shardb_load_node(&node.next[level])
+        if level:
+            prefetch(shardb_load_node(&node.next[level - 1]))
         while following != NULL and node_before(following, prefix, key, key_length):
             node = following
             following = shardb_load_node(&node.next[level])
+            if level:
+                prefetch(shardb_load_node(&node.next[level - 1]))
         level -= 1
     before[0] = node
     return following

@@ -16,6 +16,7 @@ from libc.string cimport memchr, memcpy, memmove
 cimport cython
 
 from shardb._core.coreerror import CoreError
+from shardb._core.sanitize cimport PIECEWISE
 
 cdef enum:
     INITIAL_BYTES = 8192
@@ -70,17 +71,19 @@ cdef class FrontendBuffer:
         cdef size_t live = self.end - self.start
         cdef size_t capacity
         cdef char* grown
-        if self.capacity - self.end >= more:
+        if self.capacity - self.end >= more and not PIECEWISE:
             return 0
         if self.start:
             memmove(self.data, self.data + self.start, live)
             self.start = 0
             self.end = live
-            if self.capacity - live >= more:
+            if self.capacity - live >= more and not PIECEWISE:
                 return 0
         capacity = self.capacity * 2 if self.capacity else INITIAL_BYTES
         while capacity < live + more:
             capacity *= 2
+        if PIECEWISE:
+            capacity = live + more
         grown = <char*> realloc(self.data, capacity)
         if grown == NULL:
             raise MemoryError()

@@ -17,7 +17,9 @@ ctypedef struct GroupKeys:
     const char* keys
     const uint64_t* ts           # NULL: not asked for, or all rows are at the link timestamp
 
-cdef inline const char* group_key(const GroupKeys* of, uint32_t row, uint32_t* length) noexcept nogil:
+cdef inline const char* group_key(
+    const GroupKeys* of, uint32_t row, uint32_t* length
+) noexcept nogil:
     """REQUIRES: it is loaded."""
     length[0] = <uint32_t> (of.offsets[row + 1] - of.offsets[row])
     return of.keys + of.offsets[row]

@@ -19,6 +19,7 @@ cdef enum:
     TS_COLUMN = 1
     DELETED_COLUMN = 2
     SYSTEM_COLUMNS = 3
+    SAMPLE_ROWS = 16
 
 # One column of one row group.
 ctypedef struct Chunk:
@@ -49,6 +50,11 @@ ctypedef struct RowGroup:
     uint32_t first_length
     uint32_t last_length
     Chunk* chunk                 # SYSTEM_COLUMNS + the table's columns
+    # Set with the keys' first load. What every SAMPLE_ROWS-th key has after the bytes that all keys
+    # share, as a memtable.key_prefix: few cache lines that lead to a few more.
+    uint64_t* sample
+    uint32_t sample_count
+    uint32_t shared              # bytes that all keys begin with
 
 cdef class Segment:
     cdef readonly object meta            # segmentformat.SegmentMeta
@@ -89,7 +95,8 @@ cdef class Segment:
     cdef int describe(self, RowGroup* to, object group) except -1
     cdef int load_first(self, int group, int column) except -1
     cdef object damaged(self, int group, int column, str what)
-    cdef object piece(self, int group, int column, uint64_t at, uint64_t length)
+    cdef object piece(self, int group, int column, uint64_t at, uint64_t length, uint64_t wanted,
+                      str what)
 
 # --- of rows in loaded columns
 

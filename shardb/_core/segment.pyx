@@ -2,13 +2,15 @@
 
 The index, which the manifest vouches for, names every buffer's place and checksum, so that nothing
 of Arrow's own metadata is believed or decoded here. A key is found by a binary search over the row
-groups' first keys and then one over the group's keys.
+groups' first keys, one over a sample of the group's keys and one over the keys between two of these.
 """
 
 cimport cython
-from libc.stdint cimport int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport (
+    UINT64_MAX, int16_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t,
+)
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 import pyarrow as pa
 
@@ -25,6 +27,9 @@ from shardb._core.datum cimport (
 from shardb._core.memtable cimport key_compare, key_prefix
 from shardb._core.rowcodec cimport ColumnLayout, Layout, RowLayout, row_put, row_size
 from shardb._core.rowmap cimport ColumnMap, RowMap
+
+cdef extern from *:
+    void prefetch "__builtin_prefetch"(const void* p) noexcept nogil
 
 cdef enum:
     BITS = -1         # widths of columns that are not so many bytes a row
@@ -46,6 +51,20 @@ cdef inline int32_t chunk_width(const Layout* layout, int column) noexcept nogil
 
 cdef inline int chunk_null(const Chunk* chunk, uint32_t row) noexcept nogil:
     return chunk.validity != NULL and not (chunk.validity[row >> 3] >> (row & 7)) & 1
+
+
+cdef inline void chunk_prefetch(
+    const Chunk* chunk, const ColumnLayout* column, uint32_t row
+) noexcept nogil:
+    """Fetches what `chunk_get` reads into cache."""
+    if chunk.validity != NULL:
+        prefetch(chunk.validity + (row >> 3))
+    if column.variable:
+        prefetch(chunk.offsets + row)
+    elif column.type == T_BOOL:
+        prefetch(chunk.values + (row >> 3))
+    else:
+        prefetch(chunk.values + <size_t> row * column.width)
 
 
 cdef void chunk_get(
@@ -122,8 +141,10 @@ cdef class Segment:
         self.value_room = self.columns
         if self.group == NULL or self.values == NULL:
             raise MemoryError
-        self.bloom = <const uint8_t*> PyBytes_AS_STRING(<bytes?> index.bloom)
-        self.bloom_blocks = PyBytes_GET_SIZE(index.bloom) // 32
+        if index.bloom_at > self.size or index.bloom_bytes > self.size - index.bloom_at:
+            raise CoreError("XX001", f"segment {path} has no Bloom filter where it should be")
+        self.bloom = <const uint8_t*> self.base + <size_t> index.bloom_at
+        self.bloom_blocks = index.bloom_bytes // 32
         self.held = [None] * (self.group_count * self.columns) if self.compressed else []
         for at, group in enumerate(index.groups):
             self.describe(&self.group[at], group)
@@ -133,6 +154,7 @@ cdef class Segment:
         if self.group != NULL:
             for at in range(self.group_count):
                 free(self.group[at].chunk)
+                free(self.group[at].sample)
         free(self.group)
         free(self.values)
 
@@ -187,23 +209,33 @@ cdef class Segment:
             f"at offset {chunk.values_at}: {what}",
         )
 
-    cdef object piece(self, int group, int column, uint64_t at, uint64_t length):
-        """A buffer of the file, decompressed."""
+    cdef object piece(
+        self, int group, int column, uint64_t at, uint64_t length, uint64_t wanted, str what
+    ):
+        """A buffer of `wanted` bytes: those in the file, or what is compressed there."""
         cdef int64_t plain
         if at > self.size or length > self.size - at:
-            raise self.damaged(group, column, "it lies outside of the file")
+            raise self.damaged(group, column, f"its {what} lie outside of the file")
         found = self.data.slice(at, length)
-        if not self.compressed or length == 0:
-            return found
-        if length < 8:
-            raise self.damaged(group, column, "a compressed buffer is cut")
-        memcpy(&plain, self.base + at, 8)
-        if plain == -1:
-            return found.slice(8)
-        try:
-            return pa.Codec(self.index.codec).decompress(found.slice(8), plain)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise self.damaged(group, column, str(error)) from None
+        # An empty buffer is nothing in the file, compressed or not.
+        if self.compressed and length:
+            if length < 8:
+                raise self.damaged(group, column, f"its compressed {what} are cut")
+            memcpy(&plain, self.base + at, 8)
+            found = found.slice(8)
+            if plain != -1:
+                # Not believed before it is compared: it says how much memory is taken.
+                if plain < 0 or <uint64_t> plain != wanted:
+                    raise self.damaged(
+                        group, column, f"its {what} have {plain} bytes, not {wanted}"
+                    )
+                try:
+                    found = pa.Codec(self.index.codec).decompress(found, plain)
+                except (pa.ArrowException, OSError, ValueError) as error:
+                    raise self.damaged(group, column, f"its {what}: {error}") from None
+        if <uint64_t> found.size != wanted:
+            raise self.damaged(group, column, f"its {what} have {found.size} bytes, not {wanted}")
+        return found
 
     cdef int load_first(self, int group, int column) except -1:
         """Finds and checks a column of a group. Two threads may do it at once."""
@@ -212,47 +244,48 @@ cdef class Segment:
         cdef int32_t width = chunk_width(&self.layout.c, column)
         cdef uint64_t rows = of.rows
         cdef uint64_t bitmap = (rows + 7) // 8
-        cdef const char* validity = NULL
-        cdef const char* offsets = NULL
-        cdef const char* values
-        cdef uint64_t wanted
+        cdef const char* bits = NULL
+        cdef const char* ends = NULL
+        cdef const char* data
+        cdef uint64_t wanted = bitmap if width == BITS else rows * <uint64_t> width
         cdef uint32_t crc = 0
         cdef int32_t end = 0
-        parts = [
-            self.piece(group, column, chunk.validity_at, chunk.validity_length),
-            self.piece(group, column, chunk.offsets_at, chunk.offsets_length),
-            self.piece(group, column, chunk.values_at, chunk.values_length),
-        ]
+        validity = offsets = None
         if chunk.validity_length:
-            validity = <const char*> <uintptr_t> parts[0].address
-            if <uint64_t> parts[0].size < bitmap:
-                raise self.damaged(group, column, "its validity is too short")
+            validity = self.piece(
+                group, column, chunk.validity_at, chunk.validity_length, bitmap, "validity bits"
+            )
+            bits = <const char*> <uintptr_t> validity.address
         if width == VARIABLE:
-            if <uint64_t> parts[1].size < 4 * (rows + 1):
-                raise self.damaged(group, column, "its offsets are too short")
-            offsets = <const char*> <uintptr_t> parts[1].address
-            memcpy(&end, offsets + 4 * rows, 4)
+            offsets = self.piece(
+                group, column, chunk.offsets_at, chunk.offsets_length, 4 * (rows + 1), "offsets"
+            )
+            ends = <const char*> <uintptr_t> offsets.address
+            memcpy(&end, ends + 4 * rows, 4)
+            if end < 0:
+                raise self.damaged(group, column, "its offsets are negative")
             wanted = <uint64_t> end
-        else:
-            wanted = bitmap if width == BITS else rows * width
-        if end < 0 or <uint64_t> parts[2].size < wanted:
-            raise self.damaged(group, column, "its values are too short")
-        values = <const char*> <uintptr_t> parts[2].address
+        values = self.piece(
+            group, column, chunk.values_at, chunk.values_length, wanted, "values"
+        )
+        data = <const char*> <uintptr_t> values.address
         with nogil:
-            if validity != NULL:
-                crc = crc32c_raw(crc, validity, bitmap)
-            if offsets != NULL:
-                crc = crc32c_raw(crc, offsets, 4 * (rows + 1))
-            crc = crc32c_raw(crc, values, wanted)
+            if bits != NULL:
+                crc = crc32c_raw(crc, bits, bitmap)
+            if ends != NULL:
+                crc = crc32c_raw(crc, ends, 4 * (rows + 1))
+            crc = crc32c_raw(crc, data, wanted)
         if crc != chunk.crc:
             raise self.damaged(group, column, "bad checksum")
         if chunk.ready:  # another thread was faster, and its buffers are in use
             return 0
         if self.compressed:
-            self.held[group * self.columns + column] = parts
-        chunk.validity = <const uint8_t*> validity
-        chunk.offsets = <const int32_t*> offsets
-        chunk.values = values
+            self.held[group * self.columns + column] = validity, offsets, values
+        chunk.validity = <const uint8_t*> bits
+        chunk.offsets = <const int32_t*> ends
+        chunk.values = data
+        if column == KEY_COLUMN and of.sample == NULL and sample_keys(of) != 0:
+            raise MemoryError
         chunk.ready = True
         return 0
 
@@ -285,10 +318,13 @@ cdef class Segment:
         if self.compressed:
             validity, offsets, values = self.held[group * self.columns + column]
         else:
-            validity = self.data.slice(chunk.validity_at, chunk.validity_length)
-            offsets = self.data.slice(chunk.offsets_at, chunk.offsets_length)
+            validity = offsets = None
+            if chunk.validity != NULL:
+                validity = self.data.slice(chunk.validity_at, chunk.validity_length)
+            if chunk.offsets != NULL:
+                offsets = self.data.slice(chunk.offsets_at, chunk.offsets_length)
             values = self.data.slice(chunk.values_at, chunk.values_length)
-        buffers = [validity if chunk.validity_length else None]
+        buffers = [validity]
         if chunk_width(&self.layout.c, column) == VARIABLE:
             buffers.append(offsets)
         buffers.append(values)
@@ -312,10 +348,17 @@ cdef class Segment:
         self.held = [None] * (self.group_count * self.columns)
 
     @property
+    def bloom_filter(self):
+        """A copy of the Bloom filter over the keys; empty if there is none."""
+        return PyBytes_FromStringAndSize(<const char*> self.bloom, 32 * self.bloom_blocks)
+
+    @property
     def held_bytes(self):
         """Memory that decompressed columns take."""
         return sum(
-            sum(buffer.size for buffer in parts) for parts in self.held if parts is not None
+            buffer.size
+            for parts in self.held if parts is not None
+            for buffer in parts if buffer is not None
         )
 
     # --- rows
@@ -399,14 +442,24 @@ cdef class Segment:
                 raise MemoryError
             self.values = grown
             self.value_room = target.columns
+        # All at once, so that memory answers while others are asked, and before `values` is begun
+        # with, since another thread may run while a column is loaded.
+        for column in range(target.columns):
+            source = column if map == NULL else map.source[column]
+            if source >= 0:
+                self.load(group, SYSTEM_COLUMNS + source)
+                chunk_prefetch(
+                    &of.chunk[SYSTEM_COLUMNS + source], &self.layout.c.column[source], row
+                )
         for column in range(target.columns):
             source = column if map == NULL else map.source[column]
             if source < 0:
                 self.values[column] = map.missing[column]
                 continue
-            self.load(group, SYSTEM_COLUMNS + source)
             chunk_get(&of.chunk[SYSTEM_COLUMNS + source], &self.layout.c.column[source], row,
                       &self.values[column])
+            if self.layout.c.column[source].variable:
+                prefetch(self.values[column].p)
         size = row_size(target, self.values)
         if buf_reserve(out, size) != 0:
             raise MemoryError
@@ -445,17 +498,85 @@ cdef class Segment:
         return self.group_count
 
 
+cdef int sample_keys(RowGroup* of) noexcept nogil:
+    """Takes the sample of a group's keys; -1 if there is no memory. REQUIRES: keys are right."""
+    cdef const int32_t* offsets = of.chunk[KEY_COLUMN].offsets
+    cdef const char* keys = of.chunk[KEY_COLUMN].values
+    cdef uint32_t count = (of.rows + SAMPLE_ROWS - 1) // SAMPLE_ROWS
+    cdef uint32_t shared = 0
+    cdef uint32_t limit
+    cdef uint32_t row
+    cdef uint32_t at
+    cdef int32_t length
+    cdef const char* last
+    cdef uint64_t* sample = <uint64_t*> malloc((count or 1) * sizeof(uint64_t))
+    if sample == NULL:
+        return -1
+    if of.rows:
+        # Keys are sorted: what the first and the last begin with, all others do.
+        last = keys + offsets[of.rows - 1]
+        limit = <uint32_t> min(offsets[1] - offsets[0], offsets[of.rows] - offsets[of.rows - 1])
+        while shared < limit and keys[offsets[0] + shared] == last[shared]:
+            shared += 1
+    for at in range(count):
+        row = at * SAMPLE_ROWS
+        length = offsets[row + 1] - offsets[row] - <int32_t> shared
+        sample[at] = key_prefix(keys + offsets[row] + shared, length) if length > 0 else 0
+    of.shared = shared
+    of.sample_count = count
+    of.sample = sample
+    return 0
+
+
+cdef inline uint32_t lower_bound(
+    const uint64_t* sorted, uint32_t count, uint64_t wanted
+) noexcept nogil:
+    """How many of the numbers are less than `wanted`. Without branches that depend on them."""
+    cdef const uint64_t* at = sorted
+    cdef uint32_t half
+    if count == 0:
+        return 0
+    while count > 1:
+        half = count >> 1
+        at += half if at[half - 1] < wanted else 0
+        count -= half
+    return <uint32_t> (at - sorted) + (at[0] < wanted)
+
+
 cdef uint32_t group_seek(const RowGroup* of, const char* key, Py_ssize_t key_length) noexcept nogil:
     """The first row of a group with a key >= `key`, `rows` if none. REQUIRES: keys are loaded."""
     cdef const int32_t* offsets = of.chunk[KEY_COLUMN].offsets
     cdef const char* keys = of.chunk[KEY_COLUMN].values
-    cdef uint32_t low = 0
-    cdef uint32_t high = of.rows
+    cdef uint32_t shared = of.shared
+    cdef uint32_t low
+    cdef uint32_t high
     cdef uint32_t middle
+    cdef uint64_t prefix
+    cdef int order
+    if shared:
+        order = memcmp(key, keys + offsets[0], min(<Py_ssize_t> shared, key_length))
+        if order != 0:
+            return 0 if order < 0 else of.rows
+        if key_length < shared:
+            return 0
+        key += shared
+        key_length -= shared
+        keys += shared
+    prefix = key_prefix(key, key_length)
+    # The row of the last sample below the prefix is before the key, of the first above it after.
+    low = lower_bound(of.sample, of.sample_count, prefix)
+    high = low
+    if high < of.sample_count and of.sample[high] == prefix:
+        high = of.sample_count
+        if prefix != UINT64_MAX:
+            high = lower_bound(of.sample, of.sample_count, prefix + 1)
+    low = 0 if low == 0 else (low - 1) * SAMPLE_ROWS + 1
+    high = min(high * SAMPLE_ROWS, of.rows)
     while low < high:
         middle = (low + high) >> 1
         if key_compare(
-            keys + offsets[middle], offsets[middle + 1] - offsets[middle], key, key_length
+            keys + offsets[middle], offsets[middle + 1] - offsets[middle] - <int32_t> shared,
+            key, key_length,
         ) < 0:
             low = middle + 1
         else:

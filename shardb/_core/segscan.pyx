@@ -1,7 +1,7 @@
 """Visible rows of segments as Arrow batches.
 
-A row group of which every row is visible is passed on as it lies in the file. Of others the visible
-rows are copied, run by run, without the GIL.
+A row group of which every row is visible is passed on as it lies in the file, and so are long runs
+of visible rows of others. Short ones are copied together, run by run, without the GIL.
 """
 
 cimport cython
@@ -35,6 +35,7 @@ cdef extern from *:
 
 cdef enum:
     CONSTANT_MAX_BYTES = 256 * 1024 * 1024   # of a column that a segment lacks
+    PASSED_ON_ROWS = 2048        # runs of so many rows, on the average, are not copied
 
 cdef uint64_t NEWEST = 0xFFFFFFFFFFFFFFFF
 cdef RowLayout KEY_LAYOUT = RowLayout(0, [(T_BYTEA, -1), (T_INT8, -1)])  # `_key`, `_ts`
@@ -65,7 +66,7 @@ cdef class ColumnSet:
     """How the columns that a segment has, and those that it lacks, become the scan's."""
 
     cdef RowMap map
-    cdef list source             # the segment's columns, in the order of the scan's; -1: it has none
+    cdef list source             # the segment's columns for the scan's; -1: it has none
     cdef list present            # places of the columns it has
     cdef ArrowColumns out        # of those
     cdef dict constant           # place -> an array of what is missing
@@ -76,9 +77,9 @@ cdef class ColumnSet:
 cdef class SegmentScan:
     """Rows of one segment after the other, at a snapshot.
 
-    `columns` are positions in the layout of `runs`, `arrow_types` their types, `schema` the batches'.
-    `overlay` has a transaction's own writes that are newer than `runs`. `open` a segment, then take
-    `batch`es of its row groups, of at most `rows_max` rows.
+    `columns` are positions in the layout of `runs`, `arrow_types` their types, `schema` that of the
+    batches. `overlay` has a transaction's own writes that are newer than `runs`. `open` a
+    segment, then take the `batches` of its row groups, of at most `rows_max` rows.
     """
 
     cdef Runs runs
@@ -139,7 +140,7 @@ cdef class SegmentScan:
             is_own, pieces = self.runs.runs[at]
             for source, _ in pieces:
                 (self.own_newer if is_own else self.newer).append(source)
-        self.own_shadow = Shadow(segment, True) if self.own_newer or own else None
+        self.own_shadow = Shadow(segment) if self.own_newer or own else None
         self.shadow = None if own else self.shadows.of(segment)
 
     cdef ColumnSet column_set(self, map):
@@ -166,8 +167,8 @@ cdef class SegmentScan:
         self.sets[map] = made
         return made
 
-    def batch(self, int group, uint32_t low, uint32_t high):
-        """A RecordBatch of the visible rows of [low, high) of a row group, None if there is none.
+    def batches(self, int group, uint32_t low, uint32_t high):
+        """RecordBatches of the visible rows of [low, high) of a row group, none of them empty.
 
         CoreError XX001 names the place if the file is damaged.
         """
@@ -175,6 +176,7 @@ cdef class SegmentScan:
         cdef bint some = False
         cdef uint32_t rows = self.segment.group[group].rows
         cdef uint32_t count = 0
+        cdef uint32_t number
         assert low < high <= rows
         hidden = <uint8_t*> calloc((rows + 63) // 64 * 8, 1)
         if hidden == NULL:
@@ -199,10 +201,16 @@ cdef class SegmentScan:
         self.newer = [source for source in self.newer if isinstance(source, Segment)]
         self.own_newer = [source for source in self.own_newer if isinstance(source, Segment)]
         if not some or count == high - low:
-            return self.whole(group, low, high - low)
+            return [self.whole(group, low, high - low)]
         if count == 0:
-            return None
-        return self.chosen(group, count)
+            return []
+        if count // self.span_count >= PASSED_ON_ROWS:
+            batch = self.whole(group, low, high - low)
+            return [
+                batch.slice(self.span[number].start - low, self.span[number].count)
+                for number in range(self.span_count)
+            ]
+        return [self.chosen(group, count)]
 
     cdef int make_span_room(self, uint32_t rows) except -1:
         """Visible rows and hidden ones take turns at most."""
@@ -217,7 +225,9 @@ cdef class SegmentScan:
         self.span_room = room
         return 0
 
-    cdef uint32_t find_spans(self, const uint8_t* hidden, uint32_t low, uint32_t high) noexcept nogil:
+    cdef uint32_t find_spans(
+        self, const uint8_t* hidden, uint32_t low, uint32_t high
+    ) noexcept nogil:
         """Notes the runs of visible rows; how many rows they have."""
         cdef uint32_t count = 0
         cdef uint32_t start = next_bit(hidden, low, high, NEWEST)

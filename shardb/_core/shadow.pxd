@@ -5,9 +5,9 @@
 # whatever files are live: they are only added. They may be forgotten at any time, and are learned
 # again by the next scan.
 #
-# What is newer is *absorbed*: of a memtable, the keys inserted since the last time; of a segment, the
-# keys in the interval of a row group, once. A transaction's own runs are not known to others: they
-# are absorbed in a Shadow of its scan's own, whose marks hide rows at any timestamp.
+# What is newer is *absorbed*: of a memtable, the keys inserted since the last time; of a segment,
+# the keys in the interval of a row group, once. A transaction's own runs are not known to
+# others: they are absorbed in a Shadow of its scan's own, which is asked about the newest snapshot.
 #
 # Threads: any, several at once; a lock a Shadow.
 
@@ -34,7 +34,6 @@ cdef class Shadow:
     cdef object lock
     cdef GroupMarks* marks       # by row group
     cdef int group_count
-    cdef bint own
     cdef uint64_t bytes
     cdef dict nodes              # memtable number -> address of the last node absorbed
     cdef dict groups             # segment number -> a byte a group: 1 if it is absorbed there

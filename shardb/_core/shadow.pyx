@@ -37,12 +37,11 @@ cdef int mark_order(const void* a, const void* b) noexcept nogil:
 
 @cython.final
 cdef class Shadow:
-    """Of one segment. `own`: what is absorbed hides rows at any timestamp."""
+    """Of one segment."""
 
-    def __cinit__(self, Segment segment not None, bint own):
+    def __cinit__(self, Segment segment not None):
         self.marks = NULL
         self.lock = threading.Lock()
-        self.own = own
         self.nodes = {}
         self.groups = {}
         self.group_count = segment.group_count
@@ -162,12 +161,12 @@ cdef class Shadow:
             return status
         ts = node_oldest_ts(node)
         while True:
-            if row and keys.keys[group].offsets == NULL:
-                keys.wanted = group
-                return NOT_LOADED
             found = keys.key(group, row, &length)
             if key_compare(found, length, key, node.key_length) != 0:
                 return 0
+            if keys.keys[group].offsets == NULL:
+                keys.wanted = group
+                return NOT_LOADED
             if self.add(group, row, ts) < 0:
                 keys.wanted = -1
                 return NOT_LOADED
@@ -237,8 +236,6 @@ cdef class Shadow:
 
     cdef int add(self, int group, uint32_t row, uint64_t ts) noexcept nogil:
         cdef GroupMarks* of = &self.marks[group]
-        if self.own:
-            ts = 0
         if of.count == of.room and self.make_room(of) < 0:
             return -1
         of.mark[of.count].row = row
@@ -285,7 +282,11 @@ cdef class Shadow:
                 marks.count == 0 or marks.min_ts > ts
             ):
                 return 0
-            if of.max_ts <= ts and marks.max_ts <= ts:
+            if (
+                of.max_ts <= ts
+                and marks.max_ts <= ts
+                and not (goes_on(segment, group) and segment.group[group - 1].max_ts > ts)
+            ):
                 self.hide_latest(segment, group, hidden)
             else:
                 hide_in_segment(segment, group, ts, hidden)
@@ -349,14 +350,27 @@ cdef class Shadow:
                     bytearray(done) if done is not None else bytearray(b"\1" * self.group_count)
                 )
 
-    def sizes(self):
-        """(bytes, marks)"""
+    def memory_bytes(self):
+        """Without the lock, which a scan may hold for long: it may be that of a moment ago."""
+        return self.bytes
+
+    def count(self):
+        """The number of marks."""
         cdef int at
         cdef uint64_t count = 0
         with self.lock:
             for at in range(self.group_count):
                 count += self.marks[at].count
-            return self.bytes, count
+            return count
+
+
+cdef bint goes_on(Segment segment, int group) noexcept:
+    """Whether the group begins with older versions of the last key of the group before."""
+    cdef const RowGroup* of = &segment.group[group]
+    cdef const RowGroup* before = of - 1
+    return of.versions and group > 0 and key_compare(
+        before.last_key, before.last_length, of.first_key, of.first_length
+    ) == 0
 
 
 cdef void add_marks(
@@ -379,10 +393,7 @@ cdef int hide_in_segment(
     if of.versions or of.max_ts > ts:
         keys = SegmentKeys(segment, ts != NEWEST)
         keys.load(group)
-        if of.versions and group and key_compare(
-            segment.group[group - 1].last_key, segment.group[group - 1].last_length,
-            of.first_key, of.first_length,
-        ) == 0:
+        if goes_on(segment, group):
             keys.load(group - 1)
             if row_ts(keys, group - 1, segment.group[group - 1].rows - 1, ts) <= ts:
                 set_bit(hidden, 0)
@@ -442,7 +453,7 @@ cdef class Shadows:
         if shadow is None:
             if self.memory_bytes > self.bytes_max:
                 self.shadows = {}  # who uses some of them goes on with what he has
-            shadow = self.shadows.setdefault(segment.meta.number, Shadow(segment, False))
+            shadow = self.shadows.setdefault(segment.meta.number, Shadow(segment))
         return shadow
 
     def keep(self, runs):
@@ -483,9 +494,9 @@ cdef class Shadows:
 
     @property
     def memory_bytes(self):
-        return sum([shadow.sizes()[0] for shadow in list(self.shadows.values())])
+        return sum([shadow.memory_bytes() for shadow in list(self.shadows.values())])
 
     @property
     def marks(self):
         """How many are kept."""
-        return sum([shadow.sizes()[1] for shadow in list(self.shadows.values())])
+        return sum([shadow.count() for shadow in list(self.shadows.values())])

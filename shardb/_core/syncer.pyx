@@ -1,8 +1,10 @@
 """A thread in C that writes and syncs one batch at a time and never takes the interpreter lock.
 
+And `write_back`, which has the kernel begin to write what a sync will wait for.
+
 Why not a Python thread: beside an event loop that is busy but gives the lock up for a moment each
 turn, a Python thread loses nearly every race for it and may wait for seconds to report one sync
-(bench/micro/bench_storage.py, "busy loop"). Here the thread tells the loop through an eventfd.
+(bench/micro/log.py, "loop busy"). Here the thread tells the loop through an eventfd.
 """
 
 cimport cython
@@ -18,6 +20,7 @@ cdef extern from *:
     #define _GNU_SOURCE
     #endif
     #include <errno.h>
+    #include <fcntl.h>
     #include <pthread.h>
     #include <stdint.h>
     #include <sys/eventfd.h>
@@ -74,10 +77,15 @@ cdef extern from *:
             s->write_error = write_error;
             s->sync_error = sync_error;
             if (s->state == SYNCER_WORK) s->state = SYNCER_DONE;
+            pthread_mutex_unlock(&s->mutex);
+            /* Without the mutex, or who is woken would wait for it at once and be woken twice. A
+               `take` that waits may come before the write, so that the next one finds no job done:
+               it clears the eventfd all the same. */
             pthread_cond_broadcast(&s->changed);
             uint64_t one = 1;
             ssize_t ignored = write(s->event_fd, &one, 8);
             (void)ignored;
+            pthread_mutex_lock(&s->mutex);
         }
         pthread_mutex_unlock(&s->mutex);
         return NULL;
@@ -96,8 +104,8 @@ cdef extern from *:
     static void shardb_syncer_submit(ShardbSyncer *s) {
         pthread_mutex_lock(&s->mutex);
         s->state = SYNCER_WORK;
-        pthread_cond_broadcast(&s->changed);
         pthread_mutex_unlock(&s->mutex);
+        pthread_cond_broadcast(&s->changed);
     }
 
     /* 1 and the job's result if it is done; the job is then over. */
@@ -105,12 +113,10 @@ cdef extern from *:
         pthread_mutex_lock(&s->mutex);
         while (wait && s->state == SYNCER_WORK) pthread_cond_wait(&s->changed, &s->mutex);
         int done = s->state == SYNCER_DONE;
-        if (done) {
-            uint64_t count;
-            ssize_t ignored = read(s->event_fd, &count, 8);
-            (void)ignored;
-            s->state = SYNCER_IDLE;
-        }
+        uint64_t count;
+        ssize_t ignored = read(s->event_fd, &count, 8);
+        (void)ignored;
+        if (done) s->state = SYNCER_IDLE;
         pthread_mutex_unlock(&s->mutex);
         return done;
     }
@@ -126,6 +132,16 @@ cdef extern from *:
         }
         if (s->event_fd >= 0) close(s->event_fd);
         s->event_fd = -1;
+    }
+
+    static int shardb_write_back(int fd, int64_t offset, int64_t size, int64_t before) {
+    #ifdef SYNC_FILE_RANGE_WRITE
+        if (before > 0 &&
+            sync_file_range(fd, offset - before, before, SYNC_FILE_RANGE_WAIT_BEFORE) < 0)
+            return errno;
+        if (sync_file_range(fd, offset, size, SYNC_FILE_RANGE_WRITE) < 0) return errno;
+    #endif
+        return 0;
     }
     """
     struct iovec:
@@ -143,6 +159,23 @@ cdef extern from *:
     void syncer_submit "shardb_syncer_submit"(ShardbSyncer* s) noexcept nogil
     int syncer_take "shardb_syncer_take"(ShardbSyncer* s, int wait) noexcept nogil
     void syncer_stop "shardb_syncer_stop"(ShardbSyncer* s) noexcept nogil
+    int begin_write_back "shardb_write_back"(
+        int fd, int64_t offset, int64_t size, int64_t before
+    ) noexcept nogil
+
+
+def write_back(int fd, int64_t offset, int64_t size_bytes, int64_t before_bytes):
+    """Has the kernel begin to write these bytes of a file to the disk, and waits for those before.
+
+    Nothing is durable by that, but the sync that follows finds little left to write: one of very
+    much at once would keep those of other files waiting. Raises OSError, also what became of bytes
+    written earlier, for the sync would not say so again.
+    """
+    cdef int error
+    with nogil:
+        error = begin_write_back(fd, offset, size_bytes, before_bytes)
+    if error:
+        raise OSError(error, os.strerror(error))
 
 
 @cython.final

@@ -42,16 +42,16 @@ class Bulk:
     def absorbed(self) -> bool:
         return self._absorbed
 
-    def add(self, statement: int, count: int, keys: bytes, rows: bytes) -> bool:
-        """Takes rows that are locked and not there yet; False if a key comes twice."""
-        unique = self.ingest.add(keys, rows, count, statement)
+    def add(self, statement: int, count: int, keys: bytes, rows: bytes) -> int:
+        """Takes rows that are locked and not there yet: -1, or the number of a repeated key."""
+        repeated = self.ingest.add(keys, rows, count, statement)
         if not self._large:
             self._bytes += len(keys) + len(rows)
             self._chunks.append((statement, count, keys, rows))
             if self._bytes >= limits.INGEST_MIN_BYTES:
                 self._large = True
                 self._chunks = []
-        return unique
+        return repeated
 
     def holds(self, key: bytes) -> bool:
         return self.ingest.newest(key) is not None

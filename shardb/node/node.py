@@ -41,6 +41,7 @@ from shardb.storage.logfile import LogRecord
 from shardb.storage.memory import MemoryBudget
 from shardb.txn import oracle, records
 from shardb.txn.locks import LockTable
+from shardb.txn.replay import replay_commit, replay_outcome, replay_prepare
 from shardb.txn.state import State
 
 log = logging.getLogger("shardb.node")
@@ -116,11 +117,11 @@ class ShardNode:
         local.applying = record.index
         participant = local.participant
         if kind == records.COMMIT:
-            participant.restore_commit(records.decode_commit(record.payload))
+            replay_commit(participant, records.decode_commit(record.payload))
         elif kind == records.PREPARE:
-            participant.restore_prepare(records.decode_prepare(record.payload))
+            replay_prepare(participant, records.decode_prepare(record.payload))
         elif kind in (records.DECIDE, records.ABORT):
-            participant.restore_outcome(records.decode_outcome(record.payload), kind)
+            replay_outcome(participant, records.decode_outcome(record.payload), kind)
         elif kind == records.DROP:
             local.drop(records.decode_drop(record.payload).table_id)
         else:

@@ -16,7 +16,7 @@ from shardb.node.retention import Retention
 from shardb.storage.engine import Engine
 from shardb.storage.ingest import Ingest
 from shardb.storage.schema import TabletSchema
-from shardb.storage.segmentformat import SegmentColumn
+from shardb.storage.segmentformat import SegmentColumn, SegmentMeta
 from shardb.storage.tablet import Tablet
 from shardb.txn import records
 from shardb.txn.locks import LockTable
@@ -34,11 +34,12 @@ def schema_of(table: Table) -> TabletSchema:
         SegmentColumn(column.id, column.name, column.type_code, column.typmod)
         for column in table.columns
     ]
+    names = {column.id: column.name for column in table.columns}
     # Rows are read as an earlier version has them, too: until a change is published, if it ever is.
     missing = dict(pair for layout in (*table.history, table.layout) for pair in layout.missing)
     earlier = {
         layout.schema_version: [
-            SegmentColumn(column_id, "", type_code, typmod)
+            SegmentColumn(column_id, names.get(column_id, ""), type_code, typmod)
             for column_id, type_code, typmod in layout.columns
         ]
         for layout in table.history
@@ -119,9 +120,7 @@ class LocalRange:
 
     # --- the participant's host
 
-    def persist(self, kind: int, payload: bytes, done: Done) -> None:
-        # Nobody waits for the record of an outcome that every participant can find out.
-        lazy = kind == records.DECIDE
+    def persist(self, kind: int, payload: bytes, done: Done, lazy: bool = False) -> None:
         index = 0
 
         def durable(error: StorageError | None) -> None:
@@ -145,23 +144,28 @@ class LocalRange:
         self.engine.written(tablet)
 
     def apply_section(self, section: Section, commit_ts: int) -> None:
+        links = None if section.links is None else self._links(section.links)
         tablet = self.tablets.get(section.table_id)
         if tablet is None or self.applying <= tablet.settled_index:
             return
-        if section.links is not None:
-            metas = decode_links(section.links)
-            self.engine.link(tablet, metas, commit_ts, self.applying)
+        if links is not None:
+            self.engine.link(tablet, links, commit_ts, self.applying)
             return
         tablet.apply_framed(section.keys, section.rows, section.count, commit_ts)
         self.engine.written(tablet)
 
     def restore_bulk(self, section: Section) -> Bulk | None:
+        assert section.links is not None
+        metas = self._links(section.links)
         tablet = self.tablets.get(section.table_id)
         if tablet is None:
             return None
-        assert section.links is not None
-        metas = decode_links(section.links)
         return Bulk(Ingest.restore(self.engine, tablet, metas), large=True)
+
+    def _links(self, links: bytes) -> tuple[SegmentMeta, ...]:
+        metas = decode_links(links)
+        self.engine.skip_numbers(metas)
+        return metas
 
     def new_state_id(self) -> int:
         return int.from_bytes(self._rng.token(8), "little") >> 1 | 1

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from shardb import limits
-from shardb._core.frames import split_items
+from shardb._core.frames import items_within, split_items
 from shardb.errors import SqlError
 from shardb.meta.descriptors import Table
 from shardb.node.bulk import Bulk
@@ -41,19 +41,19 @@ class WriteStatement(Statement):
     def _work(self, state: State) -> Waits:
         yield from self.room()
         message = self.message
-        keys = split_items(message.keys, message.count)
-        deletes = message.mode == "delete"
-        for key in keys:
-            if not self.local.holds(key):
-                raise SqlError("57P03", "a row was sent to a range that does not hold it")
+        local = self.local
+        if not items_within(message.keys, message.count, local.low, local.high):
+            raise SqlError("57P03", "a row was sent to a range that does not hold it")
         large = message.count >= BULK_ROWS_MIN or self.table.id in state.bulk
         bulk = message.mode == "insert" and large and not state.overlays.get(self.table.id)
         if bulk:
-            yield from self._bulk(state, keys)
+            yield from self._bulk(state)
         else:
-            state.overlay(self.table.id)
+            keys = split_items(message.keys, message.count)
             rows: Sequence[bytes | None] = (
-                [None] * len(keys) if deletes else split_items(message.rows, message.count)
+                [None] * len(keys)
+                if message.mode == "delete"
+                else split_items(message.rows, message.count)
             )
             yield from self._by_row(state, keys, rows)
         count = message.count - len(self.skipped)
@@ -98,56 +98,53 @@ class WriteStatement(Statement):
         if existing is None or version is None or version[1] != expected_ts:
             raise SqlError("40001", ROW_CHANGED)
 
-    def _bulk(self, state: State, keys: list[bytes]) -> Waits:
+    def _bulk(self, state: State) -> Waits:
         """A large insert: its rows stay together, and their presence stands for their locks."""
         table_id = self.table.id
         message = self.message
         count = message.count
         if len(message.rows) > limits.RPC_MESSAGE_MAX_BYTES:
             raise SqlError("54000", "a batch of rows is too long")
-        yield from self._wait_for_others(state, keys)
+        yield from self._wait_for_others(state)
         existing = self.local.tablets[table_id].runs().first_existing(message.keys, count)
         if existing >= 0:
-            raise duplicate_key(self.table, None, keys[existing])
+            raise self._duplicate(existing)
         bulk = state.bulk.get(table_id)
         if bulk is None:
             bulk = state.bulk[table_id] = self.local.new_bulk(table_id)
             if state not in self.participant.bulk_writers:
                 self.participant.bulk_writers.append(state)
         assert isinstance(bulk, Bulk)
-        held = bulk.first_held(message.keys, count)
-        if held >= 0:
-            raise duplicate_key(self.table, None, keys[held])
-        state.grow(len(message.keys) + len(message.rows))
+        if bulk.ingest.failure is not None:
+            failure = bulk.ingest.failure
+            raise SqlError(failure.sqlstate, failure.message)
         state.floor = max(state.floor, self.participant.newest_commit_ts)
-        if not bulk.add(self.txn.statement, count, message.keys, message.rows):
-            raise duplicate_key(self.table, None, _repeated(keys))
+        repeated = bulk.add(self.txn.statement, count, message.keys, message.rows)
+        if repeated >= 0:
+            raise self._duplicate(repeated)
         while bulk.ingest.pressed:
             bulk.ingest.when_room(self.resume)
             yield
 
-    def _wait_for_others(self, state: State, keys: list[bytes]) -> Waits:
+    def _duplicate(self, number: int) -> SqlError:
+        """23505 for one of the batch's keys."""
+        key = split_items(self.message.keys, self.message.count)[number]
+        return duplicate_key(self.table, None, key)
+
+    def _wait_for_others(self, state: State) -> Waits:
         """Waits until no other transaction holds one of the keys."""
         table_id = self.table.id
+        message = self.message
         while True:
             blocker: State | None = None
             for other in self.participant.bulk_writers:
                 held = None if other is state else other.bulk.get(table_id)
-                if held is not None and held.first_held(self.message.keys, len(keys)) >= 0:
+                if held is not None and held.first_held(message.keys, message.count) >= 0:
                     blocker = other
                     break
             if blocker is None and len(self.locks):
+                keys = split_items(message.keys, message.count)
                 blocker = self.locks.first_holder(table_id, keys, state)
             if blocker is None:
                 return
             yield from self.await_end(state, blocker)
-
-
-def _repeated(keys: list[bytes]) -> bytes:
-    """A key that comes twice in a batch."""
-    seen: set[bytes] = set()
-    for key in keys:
-        if key in seen:
-            return key
-        seen.add(key)
-    return keys[0]

@@ -13,7 +13,6 @@ It must not interpret payloads or descriptors, nor know of transactions.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
@@ -60,6 +59,37 @@ class Owner(Protocol):
         """Versions that only snapshots below it need may go; 0: none."""
 
 
+class Ingest(Protocol):
+    """What the engine sees of a transaction's large inserts."""
+
+    @property
+    def open_bytes(self) -> int:
+        """What its memtable takes that is not on its way to disk."""
+
+    def seal(self) -> None:
+        """Has that one written to disk."""
+
+
+class Numbers:
+    """Of files and orders: each is given once. Any thread."""
+
+    def __init__(self, first: int) -> None:
+        self._next = first
+        self._lock = threading.Lock()
+
+    def new(self) -> int:
+        """Larger than all before."""
+        with self._lock:
+            number = self._next
+            self._next += 1
+        return number
+
+    def skip(self, number: int) -> None:
+        """This one has been given already."""
+        with self._lock:
+            self._next = max(self._next, number + 1)
+
+
 class Engine:
     """Tablets by (range id, table id), and the log they share. Belongs to one thread.
 
@@ -86,6 +116,7 @@ class Engine:
         self.descriptors: dict[TabletKey, bytes] = {}
         self.segments_path = f"{path}/segments"
         self.log_bytes = 0  # of payloads, appended since the start
+        self.ingests: set[Ingest] = set()
         self.private_bytes = 0  # memtables of transactions under way
         self._owner = owner
         self._indexes: dict[int, int] = {}
@@ -112,7 +143,7 @@ class Engine:
         files.make_directory(self.segments_path)
         # In format 1 all was in the log.
         new = found < FORMAT or not files.exists(f"{self.path}/log")
-        self.manifest = Manifest.open(self.path, files, rng, on_fatal, new=new)
+        self.manifest = Manifest.open(self.path, files, rng, on_fatal, new, self.background.run)
         if found < FORMAT:
             files.write_new(f"{self.path}/{FORMAT_FILE}", f"{FORMAT}\n".encode())
         state = self.manifest.current
@@ -121,18 +152,15 @@ class Engine:
             for name in files.names(self.segments_path)
             if name.endswith(SEGMENT_SUFFIX) and name.removesuffix(SEGMENT_SUFFIX).isdigit()
         ]
-        self._next = itertools.count(max([state.next_number, *(n + 1 for n in on_disk)]))
+        self._numbers = Numbers(max([state.next_number, *(n + 1 for n in on_disk)]))
         self._indexes = dict(state.range_indexes)
         for tablet in state.tablets.values():
             self._owner.restore(self, tablet)
         self._log = Log(f"{self.path}/log", files, rng, on_fatal)
         self._log.recover(self._replay)
-        for number in on_disk:
-            if number not in self._named() and number not in self._private:
-                jobs.remove_segments(files, self.segments_path, [number])
-
-    def _named(self) -> set[int]:
-        return {meta.number for tablet in self.tablets.values() for meta in tablet.metas}
+        named = {meta.number for tablet in self.tablets.values() for meta in tablet.metas}
+        strange = [n for n in on_disk if n not in named and n not in self._private]
+        jobs.remove_segments(files, self.segments_path, strange)
 
     def _replay(self, record: LogRecord) -> None:
         range_id, index = record.range_id, record.index
@@ -191,6 +219,8 @@ class Engine:
 
     def cut_log(self) -> None:
         """Lets go of log files that nothing needs."""
+        if self.maintenance.stopped:
+            return
         assert self._log is not None
         needed = dict.fromkeys(self._indexes, ALL)
         for key, tablet in self.tablets.items():
@@ -203,7 +233,7 @@ class Engine:
         for range_id, index in needed.items():
             if index:
                 needed[range_id] = self._owner.retained(range_id, index)
-        self._log.cut(needed)
+        self._log.cut(needed, self.background.run)
 
     # --- tablets
 
@@ -220,7 +250,7 @@ class Engine:
                 range_id,
                 table_id,
                 schema,
-                next(self._next),
+                self._numbers.new(),
                 self.open_segment,
                 self.freeze,
                 Shadows(self.budget.cache_bytes),
@@ -242,24 +272,27 @@ class Engine:
         if known is not None and known.descriptor == self.descriptors[key]:
             return
         self._unrecorded.add(key)
+        state = self.state_of(tablet)
 
         def done(error: StorageError | None) -> None:
             if self.tablets.get(key) is not tablet:
                 return
             if error is None:
-                self._unrecorded.discard(key)
+                if state.descriptor == self.descriptors[key]:  # else a newer one is on its way
+                    self._unrecorded.discard(key)
             else:  # the log has it; later edits bring it too
                 self.files.call_later(
                     limits.MAINTENANCE_RETRY_MS, lambda: self._record_again(key, tablet)
                 )
 
-        self.manifest.append(Edit(put_tablets=(self.state_of(tablet),)), done)
+        self.manifest.append(Edit(put_tablets=(state,)), done)
 
     def state_of(self, tablet: Tablet, index: int = 0, gc_ts: int = 0) -> TabletState:
-        """A tablet as an edit has it, with what edits before it that are under way say of it."""
+        """What an edit says of a tablet; never less than those before it."""
         planned = self.manifest.planned.tablets.get(tablet.key)
         return TabletState(
-            *tablet.key,
+            tablet.range_id,
+            tablet.table_id,
             self.descriptors[tablet.key],
             max(tablet.settled_index, index, planned.flushed_index if planned else 0),
             max(tablet.gc_ts, gc_ts, planned.gc_ts if planned else 0),
@@ -292,7 +325,10 @@ class Engine:
             elif not self.maintenance.stopped:
                 self.files.call_later(limits.MAINTENANCE_RETRY_MS, lambda: self._leave(key, tablet))
 
-        self.manifest.append(Edit(drop_tablets=(key,)), done)
+        if key in self.manifest.planned.tablets:
+            self.manifest.append(Edit(drop_tablets=(key,)), done)
+        else:  # the edit that named it failed together with the first of these
+            done(None)
 
     def written(self, tablet: Tablet) -> None:
         """Something was applied to the tablet: a memtable that has grown large is frozen."""
@@ -305,23 +341,27 @@ class Engine:
 
     def freeze(self, tablet: Tablet) -> None:
         """Begins a new memtable."""
-        tablet.freeze(next(self._next), self.applied_index(tablet.range_id))
+        tablet.freeze(self._numbers.new(), self.applied_index(tablet.range_id))
 
     def link(
         self, tablet: Tablet, metas: Iterable[SegmentMeta], commit_ts: int, index: int
     ) -> None:
-        """Makes a transaction's segments part of the tablet at its commit timestamp.
+        """Makes a transaction's segments, oldest first, part of the tablet at its commit timestamp.
 
         `index`: all of the range's log up to it is in what the tablet has now and in these.
         """
-        order = next(self._next)
+        # An order each: a later one may change or delete rows of those before.
         linked = [
             msgspec.structs.replace(
-                meta, order=order, link_ts=commit_ts, min_ts=commit_ts, max_ts=commit_ts
+                meta,
+                order=self._numbers.new(),
+                link_ts=commit_ts,
+                min_ts=commit_ts,
+                max_ts=commit_ts,
             )
             for meta in metas
         ]
-        above = next(self._next)
+        above = self._numbers.new()
         tablet.freeze(above, self.applied_index(tablet.range_id))
         tablet.link(linked, above, index)
         self._private.difference_update(meta.number for meta in linked)
@@ -331,7 +371,12 @@ class Engine:
 
     def new_number(self) -> int:
         """A number for a file or an order, larger than all before; from any thread."""
-        return next(self._next)
+        return self._numbers.new()
+
+    def skip_numbers(self, metas: Iterable[SegmentMeta]) -> None:
+        """The log names these files, so that no other may get their numbers, there or not."""
+        for meta in metas:
+            self._numbers.skip(meta.number)
 
     def target(
         self, tablet: Tablet, order: int, columns: Sequence[SegmentColumn], version: int
@@ -357,15 +402,11 @@ class Engine:
         """These belong to a transaction that may commit yet."""
         self._private.update(numbers)
 
-    def has_segment(self, meta: SegmentMeta) -> bool:
-        """True if its file is there."""
-        return self.files.exists(jobs.segment_path(self.segments_path, meta.number))
-
     def remove_later(self, numbers: Iterable[int]) -> None:
-        """Removes segments that nothing names any more, in the background."""
+        """Removes segments that nothing names any more, in the background or at the next start."""
         gone = list(numbers)
         self._private.difference_update(gone)
-        if gone:
+        if gone and not self.maintenance.stopped:
             self.background.run(
                 lambda: jobs.remove_segments(self.files, self.segments_path, gone),
                 lambda _, error: None,
@@ -444,24 +485,28 @@ def _open_directory(path: str, files: Files) -> tuple[Lock, int]:
         raise StorageError("55006", f"data directory {path} is in use by another process")
     found = FORMAT
     try:
-        format_path = f"{path}/{FORMAT_FILE}"
-        if files.exists(format_path):
-            text = files.read(format_path).decode("ascii", "replace").strip()
-            if not text.isdigit():
-                raise StorageError("XX001", f"{format_path} does not hold a format number")
-            found = int(text)
-            if found > FORMAT:
-                raise StorageError(
-                    "0A000",
-                    f"data directory {path} has format {text}, this shardb reads up to {FORMAT}",
-                )
+        if files.exists(f"{path}/{FORMAT_FILE}"):
+            found = read_format(path, files)
         else:
-            files.write_new(format_path, f"{FORMAT}\n".encode())
+            files.write_new(f"{path}/{FORMAT_FILE}", f"{FORMAT}\n".encode())
     except BaseException:
         with contextlib.suppress(OSError):
             lock.close()
         raise
     return lock, found
+
+
+def read_format(path: str, files: Files) -> int:
+    """The format of a data directory. StorageError: XX001 if it is none, 0A000 if it is newer."""
+    format_path = f"{path}/{FORMAT_FILE}"
+    text = files.read(format_path).decode("ascii", "replace").strip()
+    if not text.isdigit():
+        raise StorageError("XX001", f"{format_path} does not hold a format number")
+    if int(text) > FORMAT:
+        raise StorageError(
+            "0A000", f"data directory {path} has format {text}, this shardb reads up to {FORMAT}"
+        )
+    return int(text)
 
 
 def segment_file(path: str, number: int) -> str:

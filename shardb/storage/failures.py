@@ -14,6 +14,17 @@ from shardb.errors import StorageError
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 OnDurable = Callable[[StorageError | None], None]
+Run = Callable[[Callable[[], None], Callable[[None, BaseException | None], None]], None]
+
+
+def run_now(job: Callable[[], None], done: Callable[[None, BaseException | None], None]) -> None:
+    """What `env.Background.run` does, at once and in this thread."""
+    try:
+        job()
+    except OSError as error:
+        done(None, error)
+    else:
+        done(None, None)
 
 
 def storage_error(what: str, error: OSError) -> StorageError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from shardb._core.coreerror import CoreError
+from shardb._core.frames import split_items
 from shardb._core.memload import put_framed
 from shardb._core.memtable import TS_MAX, MemTable
 from shardb._core.rowcursor import RowCursor
@@ -21,6 +22,7 @@ from shardb.errors import SqlError, StorageError
 from shardb.storage import jobs
 from shardb.storage.engine import Engine
 from shardb.storage.failures import storage_error
+from shardb.storage.maintenance import metas_of
 from shardb.storage.pieces import Run
 from shardb.storage.segmentformat import SegmentMeta
 from shardb.storage.tablet import Tablet
@@ -59,12 +61,14 @@ class Ingest:
         self._waiting: list[Ready] = []
         self._failure: StorageError | None = None
         self._closed = False
+        engine.ingests.add(self)
 
     @classmethod
     def restore(cls, engine: Engine, tablet: Tablet, metas: Iterable[SegmentMeta]) -> Ingest:
         """What a prepared transaction had, after a restart.
 
-        Files that are not there any more were linked and merged: its decision follows in the log.
+        Files are opened when they are read: if its decision follows in the log, they may have been
+        linked, merged and removed since.
         """
         found = cls(engine, tablet)
         metas = list(metas)
@@ -72,32 +76,39 @@ class Ingest:
         for meta in metas:
             part = _Part(None, 0, set())
             part.metas = [meta]
-            if engine.has_segment(meta):
-                part.segments = [engine.open_segment(meta)]
             found._parts.append(part)
         return found
 
     # --- rows
 
-    def add(self, keys: bytes, rows: bytes, count: int, statement: int) -> bool:
-        """Takes framed rows; False if a key comes twice, here or in what was added before.
-
-        After False the statement has to be undone.
+    def add(self, keys: bytes, rows: bytes, count: int, statement: int) -> int:
+        """Takes framed rows: -1, or the number of the first whose key came before, here or in what
+        was added earlier. Then the statement has to be undone.
         """
         version = int.from_bytes(rows[4:6], "little")  # one statement's rows have one layout
         if version != self._version:
-            self._seal()
+            self.seal()
             self._version = version
         self._statements.add(statement)
+        earlier = self._sealed_runs().first_existing(keys, count) if self._parts else -1
         before = self._memtable.entries
         put_framed(self._memtable, keys, rows, count, statement)
-        unique = self._memtable.entries - before == count
-        if self._parts:
-            unique = unique and self._sealed_runs().first_existing(keys, count) < 0
+        if earlier < 0 and self._memtable.entries - before != count:
+            earlier = self._repeated(keys, count, statement)
         self._count()
         if self._memtable.memory_bytes >= self._engine.budget.memtable_bytes:
-            self._seal()
-        return unique
+            self.seal()
+        return earlier
+
+    def _repeated(self, keys: bytes, count: int, statement: int) -> int:
+        """The number of the first of these keys that has come before. They have been added."""
+        seen: set[bytes] = set()
+        for number, key in enumerate(split_items(keys, count)):
+            older = self._memtable.get(key, statement - 1)
+            if key in seen or older is not None:
+                return number
+            seen.add(key)
+        raise AssertionError("no key is repeated")
 
     def first_held(self, keys: bytes, count: int) -> int:
         """The number of the first of these framed keys that is in it, -1 if none."""
@@ -123,9 +134,14 @@ class Ingest:
         for part in reversed(self._parts):
             if part.memtable is not None:
                 runs.append((True, [(part.memtable, schema.map(part.version, version))]))
-            elif part.segments:
-                runs.append((True, [tablet.piece(s, version) for s in part.segments]))
+            elif part.metas:
+                runs.append((True, [tablet.piece(s, version) for s in self._segments(part)]))
         return runs
+
+    def _segments(self, part: _Part) -> list[Segment]:
+        if not part.segments:
+            part.segments = [self._engine.open_segment(meta) for meta in part.metas]
+        return part.segments
 
     def _sealed_runs(self) -> Runs:
         if self._sealed is None:
@@ -168,7 +184,7 @@ class Ingest:
                     piece = part.memtable, schema.map(part.version, version)
                     sources.append((False, [piece]))
                 else:
-                    pieces = [self._tablet.piece(s, version) for s in part.segments]
+                    pieces = [self._tablet.piece(s, version) for s in self._segments(part)]
                     sources.append((False, pieces))
                 statements |= {number for number in part.statements if wanted(number)}
             self._discard(part)
@@ -187,12 +203,22 @@ class Ingest:
 
     def absorb(self, overlay: Mapping[bytes, bytes | None]) -> None:
         """Takes the transaction's later writes by key as well, so that all goes in one way."""
-        self._seal()
+        self.seal()
         for key, row in overlay.items():
             if row is not None:
                 row = self._tablet.as_version(row, self._version)
             self._memtable.put(key, row, 1)
         self._statements.add(1)
+
+    @property
+    def failure(self) -> StorageError | None:
+        """Why a part could not be written; the transaction cannot commit then."""
+        return self._failure
+
+    @property
+    def open_bytes(self) -> int:
+        """What the memtable takes that is not on its way to disk."""
+        return self._memtable.memory_bytes if self._memtable.entries else 0
 
     @property
     def pressed(self) -> bool:
@@ -205,7 +231,7 @@ class Ingest:
 
     def when_durable(self, call: Ready) -> None:
         """Has everything written to segments; `call(None)`, perhaps at once, or with the error."""
-        self._seal()
+        self.seal()
         if self._failure is not None or not self._unflushed():
             call(self._failure)
             return
@@ -223,6 +249,7 @@ class Ingest:
         if self._closed:
             return
         self._closed = True
+        self._engine.ingests.discard(self)
         for part in self._parts:
             if not linked:
                 self._discard(part)
@@ -236,7 +263,7 @@ class Ingest:
 
     def _count(self) -> None:
         """Keeps the engine's count of private memory true."""
-        now = self._memtable.memory_bytes if self._memtable.entries else 0
+        now = self.open_bytes
         now += sum(p.memtable.memory_bytes for p in self._parts if p.memtable is not None)
         self._engine.private_bytes += now - self._counted_bytes
         self._counted_bytes = now
@@ -245,7 +272,7 @@ class Ingest:
         part.discarded = True
         self._engine.remove_later(meta.number for meta in part.metas)
 
-    def _seal(self) -> None:
+    def seal(self) -> None:
         """Has a worker make a segment of the memtable."""
         if not self._memtable.entries:
             return
@@ -260,29 +287,26 @@ class Ingest:
         work = jobs.merge([(memtable, None)], schema.layout(version), columns, 0, False)
         target = engine.target(tablet, 0, columns, version)
 
-        def job() -> list[SegmentMeta]:
-            return jobs.write_segments(work, target)
+        def done(segments: list[Segment] | None, error: BaseException | None) -> None:
+            self._flushed(part, segments, error)
 
-        def done(metas: list[SegmentMeta] | None, error: BaseException | None) -> None:
-            self._flushed(part, metas, error)
-
-        engine.background.run(job, done)
+        engine.background.run(lambda: jobs.make_segments(work, target), done)
 
     def _flushed(
-        self, part: _Part, metas: list[SegmentMeta] | None, error: BaseException | None
+        self, part: _Part, segments: list[Segment] | None, error: BaseException | None
     ) -> None:
         engine = self._engine
-        if metas is not None and not part.discarded:
-            engine.keep_private(meta.number for meta in metas)
-            try:
-                part.segments = [engine.open_segment(meta) for meta in metas]
+        if segments is not None:
+            metas = metas_of(segments)
+            if part.discarded:
+                engine.remove_later(meta.number for meta in metas)
+            else:
+                engine.keep_private(meta.number for meta in metas)
+                part.segments = segments
                 part.metas = metas
                 part.memtable = None
-            except StorageError as failure:
-                error = failure
-        if part.discarded or error is not None:
-            engine.remove_later(meta.number for meta in metas or ())
-        if error is not None and not part.discarded:
+        elif not part.discarded:
+            assert error is not None
             self._failure = _as_storage_error(error)
         self._sealed = None
         if not self._closed:

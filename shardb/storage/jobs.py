@@ -124,6 +124,16 @@ def write_segments(
     return made
 
 
+def make_segments(batches: Iterable[pa.RecordBatch], target: Target) -> list[Segment]:
+    """The same, and opens them, which takes a while too. Leaves no file if it fails."""
+    made = write_segments(batches, target)
+    try:
+        return [open_segment(target.files, target.directory, meta) for meta in made]
+    except StorageError:
+        remove_segments(target.files, target.directory, [meta.number for meta in made])
+        raise
+
+
 def remove_segments(files: Files, directory: str, numbers: Iterable[int]) -> None:
     """Removes files that nothing names; one that cannot be removed now goes at the next start."""
     for number in numbers:
@@ -149,6 +159,11 @@ def open_segment(files: Files, directory: str, meta: SegmentMeta) -> Segment:
         index = msgspec.msgpack.decode(raw, type=SegmentIndex)
     except msgspec.DecodeError as error:
         raise StorageError("XX001", f"the index of segment {path} is malformed") from error
+    bloom = data.slice(min(index.bloom_at, data.size), index.bloom_bytes)
+    if bloom.size != index.bloom_bytes or crc32c(bloom) != index.bloom_crc:
+        raise StorageError(
+            "XX001", f"segment {path} is damaged at offset {index.bloom_at}: bad Bloom filter"
+        )
     if index.version > VERSION:
         raise StorageError(
             "0A000", f"segment {path} has format {index.version}, this shardb reads up to {VERSION}"

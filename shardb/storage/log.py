@@ -16,29 +16,29 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from shardb import limits
 from shardb.env import NEW_SUFFIX, AppendFile, Files, MakingFile, Rng, SyncFailed
 from shardb.errors import StorageError
-from shardb.storage.failures import NO_ROOM, OnDurable, storage_error, tell
+from shardb.storage.failures import NO_ROOM, OnDurable, Run, run_now, storage_error, tell
 from shardb.storage.logfile import (
     FILE_HEADER_BYTES,
+    FILE_SUFFIX,
     KIND_BATCH,
     NOT_BEGUN,
     RECORD,
     TOKEN_BYTES,
+    ClosedReader,
+    LastReader,
     LogRecord,
-    RecordReader,
     encode_file_header,
     encode_head,
-    is_zero,
-    marker_after,
-    read_file_header,
+    log_numbers,
+    log_path,
+    read_ahead,
 )
-
-FILE_SUFFIX: Final = ".log"
 
 
 class _NextFile(NamedTuple):
@@ -91,6 +91,8 @@ class Log:
         # The last index of each range in that file, and in those before it, oldest first.
         self._last: dict[int, int] = {}
         self._closed: deque[_ClosedFile] = deque()
+        self._leaving: deque[str] = deque()  # paths of older ones, being removed
+        self._removing = False
         # The next file: being made, made, being begun. It is due once this one ends past `_due_at`.
         self._making: MakingFile | None = None
         self._next: _NextFile | None = None
@@ -142,12 +144,12 @@ class Log:
             else:
                 self._start_if_due()
 
-    def cut(self, needed: Mapping[int, int]) -> int:
-        """Removes the oldest files that nobody needs, and returns how many bytes they had.
+    def cut(self, needed: Mapping[int, int], run: Run = run_now) -> int:
+        """Lets go of the oldest files that nobody needs; returns how many bytes they have.
 
         `needed` has the first index that is needed of each range; nothing is of one that is not in
         it. A file goes, durably, when nothing in it is needed and all before it are gone; the one
-        that is written stays.
+        that is written stays. `run` has a worker remove them, for that may take long.
         """
         assert self._file is not None
         freed = 0
@@ -158,15 +160,35 @@ class Log:
                 for range_id, index in oldest.last.items()
             ):
                 break
-            try:
-                # One by one, or a power failure might leave a gap.
-                self._files.remove(self._path(oldest.number))
-            except OSError as error:
-                self._die("remove a log file", error)
-                break
             self._closed.popleft()
+            self._leaving.append(self._path(oldest.number))
             freed += oldest.size_bytes
+        self._remove(run)
         return freed
+
+    def _remove(self, run: Run) -> None:
+        """Removes what is leaving, one by one, or a power failure might leave a gap."""
+        if self._removing or not self._leaving or self._dead:
+            return
+        self._removing = True
+        paths = list(self._leaving)
+
+        def job() -> None:
+            for path in paths:
+                self._files.remove(path)
+
+        def done(_: None, error: BaseException | None) -> None:
+            self._removing = False
+            if error is None:
+                for path in paths:
+                    assert self._leaving.popleft() == path
+                self._remove(run)
+            elif isinstance(error, OSError):
+                self._die("remove a log file", error)
+            else:
+                raise error
+
+        run(job, done)
 
     def close(self) -> None:
         """Writes what is waiting and a last marker, tells the callbacks, and closes the files."""
@@ -384,7 +406,7 @@ class Log:
         return [encode_head(0, 0, self._end, KIND_BATCH, self._token), self._token]
 
     def _path(self, number: int) -> str:
-        return f"{self._directory}/{number:06d}{FILE_SUFFIX}"
+        return log_path(self._directory, number)
 
     # --- recovery
 
@@ -397,24 +419,16 @@ class Log:
         for name in self._files.names(self._directory):
             if name.endswith(FILE_SUFFIX + NEW_SUFFIX):
                 self._files.remove(f"{self._directory}/{name}")  # was being made
-        numbers = sorted(
-            int(name[: -len(FILE_SUFFIX)])
-            for name in self._files.names(self._directory)
-            if name.endswith(FILE_SUFFIX) and name[: -len(FILE_SUFFIX)].isdigit()
-        )
-        for position, number in enumerate(numbers):
-            if number != numbers[0] + position:
-                missing = self._path(numbers[0] + position)
-                raise StorageError("XX001", f"log file {missing} is missing")
+        numbers = log_numbers(self._files, self._directory)
         if not numbers:
             self._make_first()
             return
         # A killed process may have left a file whose name is not durable yet.
         self._files.sync_directory(self._directory)
-        if self._is_made_ahead(numbers[-1]):
-            ahead = numbers.pop()
-            if not numbers:
-                raise StorageError("XX001", f"log file {self._path(ahead - 1)} is missing")
+        header = read_ahead(self._files, self._directory, numbers)
+        if header is not None:
+            number = numbers.pop()
+            self._next = _NextFile(number, header.token, self._files.size(self._path(number)))
         for number in numbers[:-1]:
             self._replay_closed(number, replay)
         self._replay_last(numbers[-1], replay)
@@ -429,61 +443,28 @@ class Log:
         self._files.write_new(path, header + bytes(self._size - self._end))
         self._file = self._files.open_append(path, self._end)
 
-    def _is_made_ahead(self, number: int) -> bool:
-        """True if the last file has not been begun; then it is the next."""
-        path = self._path(number)
-        header = read_file_header(self._files, path, number)
-        if header.previous_size != NOT_BEGUN:
-            return False
-        if not is_zero(self._files, path, FILE_HEADER_BYTES):
-            raise StorageError("XX001", f"log file {path} is damaged: not begun, but not empty")
-        self._next = _NextFile(number, header.token, self._files.size(path))
-        return True
-
     def _replay_closed(self, number: int, replay: Callable[[LogRecord], None]) -> None:
-        """A file that others follow: it ends where the next one says, zeros or not thereafter."""
-        path, after = self._path(number), self._path(number + 1)
-        end = read_file_header(self._files, after, number + 1).previous_size
-        if end == NOT_BEGUN:
-            raise StorageError("XX001", f"log file {after} is damaged: not begun, but not the last")
-        read_file_header(self._files, path, number)
-        size = self._files.size(path)
-        if size < end:
-            raise StorageError("XX001", f"log file {path} has {size} bytes, not {end}")
-        found = self._replay_file(path, end, replay)
-        if found != end:
-            raise _damaged(path, found)
+        self._replay_all(ClosedReader(self._files, self._directory, number), replay)
+        size = self._files.size(self._path(number))
         self._closed.append(_ClosedFile(number, size, self._last))
         self._last = {}
 
     def _replay_last(self, number: int, replay: Callable[[LogRecord], None]) -> None:
-        """The file to go on with: zeros may follow its records, or what a torn write left."""
-        path = self._path(number)
-        token = read_file_header(self._files, path, number).token
-        size = self._files.size(path)
-        end = self._replay_file(path, size, replay)
-        if marker_after(self._files, path, end, token):
-            raise _damaged(path, end)
-        self._number, self._token = number, token
-        self._end, self._size = end, size
-        self._file = self._files.open_append(path, end)
-        if not is_zero(self._files, path, end):
-            self._file.truncate(end)
-            self._size = end
+        last = LastReader(self._files, self._directory, number)
+        self._replay_all(last, replay)
+        self._number, self._token = number, last.token
+        self._end, self._size = last.end, last.size_bytes
+        self._file = self._files.open_append(last.path, last.end)
+        if last.torn:
+            self._file.truncate(last.end)
+            self._size = last.end
         # What a killed process wrote but did not sync has been replayed: make it durable.
         self._file.sync()
 
-    def _replay_file(self, path: str, end: int, replay: Callable[[LogRecord], None]) -> int:
-        """Replays one file's records; returns the offset of the first bad one, or `end`."""
-        records, last = RecordReader(self._files, path, end), self._last
+    def _replay_all(
+        self, records: Iterable[LogRecord], replay: Callable[[LogRecord], None]
+    ) -> None:
+        last = self._last
         for record in records:
             last[record.range_id] = record.index
             replay(record)
-        return records.end
-
-
-def _damaged(path: str, offset: int) -> StorageError:
-    return StorageError(
-        "XX001",
-        f"log file {path} is damaged at offset {offset}: bad record before durable data",
-    )

@@ -1,4 +1,4 @@
-"""One file of the log: its format, declared once, and how it is read (docs/formats/log.md).
+"""The log's files: their format, declared once, and how they are read (docs/formats/log.md).
 
 A file is read in pieces, so that a long one takes no more memory than a short one; only a record is
 held in memory whole. Reading changes nothing.
@@ -7,7 +7,7 @@ held in memory whole. Reading changes nothing.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -28,6 +28,7 @@ RECORD_HEADER_BYTES: Final = PREFIX.size + RECORD.size
 TOKEN_BYTES: Final = 8
 MARKER_BYTES: Final = RECORD_HEADER_BYTES + TOKEN_BYTES
 NOT_BEGUN: Final = (1 << 64) - 1  # the previous size in a file that is only made ahead
+FILE_SUFFIX: Final = ".log"
 KIND_BATCH: Final = 0  # the marker; all other kinds belong to the users of the log
 
 
@@ -105,6 +106,93 @@ class RecordReader:
             wanted = max(walk.needed, limits.LOG_READ_BYTES)
 
 
+class ClosedReader:
+    """The records of a file that others follow: it ends where the next one's header says.
+
+    The iteration raises StorageError XX001, after the records before the damage, if it is damaged.
+    """
+
+    def __init__(self, files: Files, directory: str, number: int) -> None:
+        self._files = files
+        self._directory = directory
+        self._number = number
+
+    def __iter__(self) -> Iterator[LogRecord]:
+        files, number = self._files, self._number
+        path, after = log_path(self._directory, number), log_path(self._directory, number + 1)
+        end = read_file_header(files, after, number + 1).previous_size
+        if end == NOT_BEGUN:
+            raise StorageError("XX001", f"log file {after} is damaged: not begun, but not the last")
+        read_file_header(files, path, number)
+        size = files.size(path)
+        if size < end:
+            raise StorageError("XX001", f"log file {path} has {size} bytes, not {end}")
+        records = RecordReader(files, path, end)
+        yield from records
+        if records.end != end:
+            raise _damaged(path, records.end)
+
+
+class LastReader:
+    """The records of the file that is gone on with.
+
+    Zeros may follow its records, or what a torn write left; after the iteration `end` is where they
+    end, `torn` tells if there is more than zeros. StorageError XX001 as above; a bad file header's
+    is raised at once.
+    """
+
+    def __init__(self, files: Files, directory: str, number: int) -> None:
+        self._files = files
+        self.path = log_path(directory, number)
+        self.token = read_file_header(files, self.path, number).token
+        self.size_bytes = files.size(self.path)
+        self.end = FILE_HEADER_BYTES
+        self.torn = False
+
+    def __iter__(self) -> Iterator[LogRecord]:
+        records = RecordReader(self._files, self.path, self.size_bytes)
+        yield from records
+        self.end = records.end
+        if marker_after(self._files, self.path, self.end, self.token):
+            raise _damaged(self.path, self.end)
+        self.torn = not is_zero(self._files, self.path, self.end)
+
+
+def log_path(directory: str, number: int) -> str:
+    """Where a file of the log is."""
+    return f"{directory}/{number:06d}{FILE_SUFFIX}"
+
+
+def log_numbers(files: Files, directory: str) -> list[int]:
+    """The numbers of the log's files, ascending. StorageError XX001 if one between is missing."""
+    numbers = sorted(
+        int(name.removesuffix(FILE_SUFFIX))
+        for name in files.names(directory)
+        if name.endswith(FILE_SUFFIX) and name.removesuffix(FILE_SUFFIX).isdigit()
+    )
+    for position, number in enumerate(numbers):
+        if number != numbers[0] + position:
+            missing = log_path(directory, numbers[0] + position)
+            raise StorageError("XX001", f"log file {missing} is missing")
+    return numbers
+
+
+def read_ahead(files: Files, directory: str, numbers: Sequence[int]) -> FileHeader | None:
+    """The header of the last file if that has only been made ahead of need, else None.
+
+    StorageError XX001 if it holds anything, or is the only one.
+    """
+    path = log_path(directory, numbers[-1])
+    header = read_file_header(files, path, numbers[-1])
+    if header.previous_size != NOT_BEGUN:
+        return None
+    if not is_zero(files, path, FILE_HEADER_BYTES):
+        raise StorageError("XX001", f"log file {path} is damaged: not begun, but not empty")
+    if len(numbers) == 1:
+        raise StorageError("XX001", f"log file {log_path(directory, numbers[0] - 1)} is missing")
+    return header
+
+
 def marker_after(files: Files, path: str, offset: int, token: bytes) -> bool:
     """True if a batch begins after `offset`: what is at `offset` was durable before it was written.
 
@@ -136,3 +224,10 @@ def _pieces(files: Files, path: str, offset: int, overlap: int = 0) -> Iterator[
         if len(data) < limits.LOG_READ_BYTES:
             return
         offset += len(data) - overlap
+
+
+def _damaged(path: str, offset: int) -> StorageError:
+    return StorageError(
+        "XX001",
+        f"log file {path} is damaged at offset {offset}: bad record before durable data",
+    )

@@ -9,6 +9,7 @@ Invariant: a tablet's unsettled items settle oldest first.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from shardb import limits
 from shardb._core.coreerror import CoreError
 from shardb._core.memtable import MemTable
 from shardb._core.runmerge import RunMerge
+from shardb._core.runs import Runs
 from shardb._core.segment import Segment
 from shardb.errors import SqlError, StorageError
 from shardb.storage import jobs, policy
@@ -41,7 +43,7 @@ class Maintenance:
         self._linking: set[tuple[int, int]] = set()  # tablets with a link's edit under way
         self._work: set[RunMerge] = set()
         self._waiting: list[Callable[[], None]] = []
-        self._blocked: dict[tuple[int, int], StorageError] = {}  # merges that damage prevents
+        self._blocked: dict[Tablet, int] = {}  # the order of the newest run that damage keeps
         self._retry_in_ms = 0
         self._trim_ms = 0
         self._started = False
@@ -114,24 +116,44 @@ class Maintenance:
             (tablet for tablet in engine.tablets.values() if tablet.memtable.entries),
             key=lambda tablet: tablet.memtable.memory_bytes,
         )
-        frozen_bytes = engine.memtable_bytes - sum(t.memtable.memory_bytes for t in active)
-        while (
-            active and not frozen_bytes and engine.memtable_bytes > budget.memtables_bytes * 7 // 10
-        ):
-            frozen_bytes += active[-1].memtable.memory_bytes
-            engine.freeze(active.pop())
+        self._make_room(active)
         for tablet in active:
             if not tablet.since_log_bytes:
                 tablet.since_log_bytes = engine.log_bytes
             elif engine.log_bytes - tablet.since_log_bytes > limits.LOG_UNSETTLED_MAX_BYTES:
                 engine.freeze(tablet)
 
+    def _make_room(self, active: list[Tablet]) -> None:
+        """Has the largest memtables flushed, of tablets (`active`, largest last) or transactions.
+
+        Not while enough is on its way to disk: it only takes time.
+        """
+        engine = self._engine
+        high = engine.budget.memtables_bytes * 7 // 10
+        open_bytes = sum(tablet.memtable.memory_bytes for tablet in active)
+        open_bytes += sum(ingest.open_bytes for ingest in engine.ingests)
+        ingests = sorted(engine.ingests, key=lambda ingest: ingest.open_bytes)
+        while open_bytes > high // 2 and engine.memtable_bytes > high:
+            if active and (
+                not ingests or active[-1].memtable.memory_bytes >= ingests[-1].open_bytes
+            ):
+                tablet = active.pop()
+                open_bytes -= tablet.memtable.memory_bytes
+                engine.freeze(tablet)
+            elif ingests:
+                ingest = ingests.pop()
+                open_bytes -= ingest.open_bytes
+                ingest.seal()
+            else:
+                return
+
     def _press(self) -> None:
         engine = self._engine
         full = engine.memtable_bytes > engine.budget.memtables_bytes
         if not full:
             full = any(
-                len(tablet.shape) > limits.RUNS_STALL_MAX for tablet in engine.tablets.values()
+                len(self._mergeable(tablet)) > limits.RUNS_STALL_MAX
+                for tablet in engine.tablets.values()
             )
         self.pressed = full
         if not full or self.failure is not None:
@@ -181,8 +203,9 @@ class Maintenance:
         engine = self._engine
         schema = tablet.schema
         columns = schema.columns_of(item.version)
+        gc_ts = engine.gc_ts()
         work = jobs.merge(
-            [(item.memtable, None)], schema.layout(item.version), columns, engine.gc_ts(), False
+            [(item.memtable, None)], schema.layout(item.version), columns, gc_ts, False
         )
         target = engine.target(tablet, item.order, columns, item.version)
         self._flushing = tablet
@@ -194,7 +217,7 @@ class Maintenance:
                 self._flushing = None
                 self._failed("flush a memtable", error)
                 return
-            self._flushed(tablet, item, made)
+            self._flushed(tablet, item, made, gc_ts)
 
         engine.background.run(self._job(tablet, work, target, [item.memtable]), done)
 
@@ -206,16 +229,21 @@ class Maintenance:
         sources: Sequence[MemTable | Segment],
     ) -> Callable[[], list[Segment]]:
         """Writes, opens what was written, and tells the shadows what takes the sources' place."""
-        engine, shadows, runs = self._engine, tablet.shadows, tablet.runs()
+        shadows = tablet.shadows
+        runs: Runs | None = None
+        if shadows.memory_bytes:  # else nobody has scanned it
+            with contextlib.suppress(StorageError):  # damaged: whoever reads it will hear of it
+                runs = tablet.runs()
 
         def job() -> list[Segment]:
-            made = [engine.open_segment(meta) for meta in jobs.write_segments(work, target)]
-            shadows.replace(runs, sources, made)
+            made = jobs.make_segments(work, target)
+            if runs is not None:
+                shadows.replace(runs, sources, made)
             return made
 
         return job
 
-    def _flushed(self, tablet: Tablet, item: Frozen, made: list[Segment]) -> None:
+    def _flushed(self, tablet: Tablet, item: Frozen, made: list[Segment], gc_ts: int) -> None:
         """The files are there; now they have to be named."""
         engine = self._engine
         metas = metas_of(made)
@@ -228,6 +256,7 @@ class Maintenance:
                     self._failed("name a flushed segment in the manifest", error)
                 return
             tablet.settle(item, made)
+            tablet.gc_ts = max(tablet.gc_ts, gc_ts)
             self.flushes += 1
             self.failure = None
             engine.cut_log()
@@ -237,7 +266,7 @@ class Maintenance:
             self._flushing = None
             engine.remove_later(meta.number for meta in metas)
             return
-        engine.manifest.append(self._edit(tablet, item.index, metas), done)
+        engine.manifest.append(self._edit(tablet, item.index, metas, gc_ts=gc_ts), done)
 
     def _edit(
         self,
@@ -266,12 +295,20 @@ class Maintenance:
         for tablet in sorted(
             self._engine.tablets.values(), key=lambda tablet: len(tablet.shape), reverse=True
         ):
-            if tablet.key in self._blocked or tablet.unsettled_links:
+            if tablet.unsettled_links:
                 continue
-            choice = policy.choose(tablet.shape, gc_ts)
+            runs = self._mergeable(tablet)
+            choice = policy.choose(runs, gc_ts, whole=len(runs) == len(tablet.shape))
             if choice is not None:
                 self._merge(tablet, choice, gc_ts)
                 return
+
+    def _mergeable(self, tablet: Tablet) -> list[list[SegmentMeta]]:
+        """The tablet's runs, newest first, up to where damage was found."""
+        kept = self._blocked.get(tablet, 0)
+        if not kept:
+            return tablet.shape
+        return [run for run in tablet.shape if all(meta.order > kept for meta in run)]
 
     def _merge(self, tablet: Tablet, choice: policy.Choice, gc_ts: int) -> None:
         engine = self._engine
@@ -280,7 +317,7 @@ class Maintenance:
         try:
             segments = [tablet.segment(meta) for meta in inputs]
         except StorageError as error:
-            self._block(tablet, error)
+            self._block(tablet, inputs, error)
             return
         version = max(tablet.version_of(segment) for segment in segments)
         sources = [tablet.piece(segment, version) for segment in segments]
@@ -296,7 +333,7 @@ class Maintenance:
             if made is None:
                 self._merging = None
                 if isinstance(error, CoreError) and error.sqlstate == "XX001":
-                    self._block(tablet, StorageError("XX001", error.message))
+                    self._block(tablet, inputs, error)
                 else:
                     self._failed("merge segments", error)
                 return
@@ -332,10 +369,12 @@ class Maintenance:
 
     # --- failures
 
-    def _block(self, tablet: Tablet, error: StorageError) -> None:
-        """Damage: reads say so, merges leave the tablet alone."""
-        self._blocked[tablet.key] = error
-        log.error("range %d is not merged any more: %s", tablet.range_id, error.message)
+    def _block(
+        self, tablet: Tablet, inputs: Sequence[SegmentMeta], error: StorageError | CoreError
+    ) -> None:
+        """Damage: reads say so, and merges leave alone what is there."""
+        self._blocked[tablet] = max(meta.order for meta in inputs)
+        log.error("range %d is not merged as before: %s", tablet.range_id, error.message)
 
     def _failed(self, what: str, error: BaseException | None) -> None:
         if self.stopped:

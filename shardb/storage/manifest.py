@@ -4,9 +4,9 @@ Edits are appended and synced in the background; what waits meanwhile goes toget
 record. A file that has grown long is replaced by one that begins with the whole file set.
 
 Invariants: one record is in flight at a time, so a valid record proves that those before it were
-durable. Callbacks run in the order of the appends. `current` is what is durable, and nothing else.
-A file under its final name is whole, and the one with the largest number holds everything.
-After a failed sync nothing is ever told again.
+durable; none is while a new file is made. Callbacks run in the order of the appends. `current` is
+what is durable, and nothing else. A file under its final name is whole, and the one with the
+largest number holds everything. After a failed sync nothing is ever told again.
 
 It must not touch any file but its own.
 """
@@ -24,7 +24,7 @@ from shardb._core.crc32c import crc32c
 from shardb.env import NEW_SUFFIX, AppendFile, Files, Rng, SyncFailed
 from shardb.errors import StorageError
 from shardb.storage.edits import EDITS_VERSION, Edit, FileSet, decode_edits, encode_edits
-from shardb.storage.failures import NO_ROOM, OnDurable, storage_error, tell
+from shardb.storage.failures import NO_ROOM, OnDurable, Run, run_now, storage_error, tell
 
 MAGIC: Final = b"SHRDBMFT"
 FILE_PREFIX: Final = "MANIFEST-"
@@ -42,12 +42,13 @@ class _Waiting(NamedTuple):
     done: OnDurable
 
 
-class _Contents(NamedTuple):
-    """What is in a file: `end` is where the last valid record ends."""
+class Contents(NamedTuple):
+    """What is in a file: `end` is where the last valid record ends, after it is a torn one."""
 
     token: bytes
     snapshot_end: int
     end: int
+    size_bytes: int
     state: FileSet
 
 
@@ -66,7 +67,8 @@ def encode_record(offset: int, token: bytes, edits: tuple[Edit, ...]) -> bytes:
 class Manifest:
     """The file set of one data directory. One thread, the event loop's.
 
-    `on_fatal(error)` must end the process: the disk no longer says what is on it.
+    `on_fatal(error)` must end the process: the disk no longer says what is on it. `run` has a
+    worker make files, for that may take long.
     """
 
     def __init__(
@@ -76,23 +78,28 @@ class Manifest:
         rng: Rng,
         on_fatal: Callable[[StorageError], None],
         number: int,
-        contents: _Contents,
+        contents: Contents,
+        run: Run = run_now,
     ) -> None:
         self.current = contents.state
         self._directory = directory
         self._files = files
         self._rng = rng
         self._on_fatal = on_fatal
+        self._run = run
         self._number = number
         self._token = contents.token
         self._end = contents.end
         self._due_at = _due_at(contents.snapshot_end)
-        self._file: AppendFile | None = files.open_append(_path(directory, number), contents.end)
+        self._file: AppendFile | None = files.open_append(
+            manifest_path(directory, number), contents.end
+        )
         self._planned = self.current  # with all that is queued
         self._pending: list[_Waiting] = []
         self._in_flight: list[_Waiting] = []
         self._in_flight_bytes = 0
-        self._busy = False
+        self._busy = False  # a record is in flight, or a new file being made
+        self._making: _Making | None = None
         self._starting = False
         self._dead = False
         self._closing = False
@@ -105,51 +112,48 @@ class Manifest:
         rng: Rng,
         on_fatal: Callable[[StorageError], None],
         new: bool = False,
+        run: Run = run_now,
     ) -> Manifest:
         """Reads the newest file, cuts a torn tail, and begins a file anew if there is room for it.
 
-        `new`: the directory may have none yet. Raises OSError, and StorageError: XX001 if there is
-        none or a durable part of it is damaged, 0A000 if its format is newer.
+        `new`: the directory may have none yet. `run` is for later. Raises OSError, and
+        StorageError: XX001 if there is none or a durable part of it is damaged, 0A000 if its format
+        is newer.
         """
-        numbers = []
         for name in files.names(directory):
-            rest = name.removeprefix(FILE_PREFIX)
-            if rest == name:
-                continue
-            if rest.endswith(NEW_SUFFIX):
+            if name.startswith(FILE_PREFIX) and name.endswith(NEW_SUFFIX):
                 files.remove(f"{directory}/{name}")  # was being made
-            elif rest.isdigit():
-                numbers.append(int(rest))
+        numbers = manifest_numbers(files, directory)
         if not numbers:
             if not new:
                 raise StorageError("XX001", f"the manifest of {directory} is missing")
             contents = _begin(files, directory, 1, rng.token(TOKEN_BYTES), FileSet())
-            return cls(directory, files, rng, on_fatal, 1, contents)
-        number = max(numbers)
-        path = _path(directory, number)
-        data = files.read(path)
-        contents = _read(path, number, data)
-        manifest = cls(directory, files, rng, on_fatal, number, contents)
+            return cls(directory, files, rng, on_fatal, 1, contents, run)
+        number = numbers[-1]
+        contents = read_manifest(files, directory, number)
+        manifest = cls(directory, files, rng, on_fatal, number, contents, run)
         try:
-            manifest._recover(len(data), contents, sorted(numbers)[:-1])
+            manifest._recover(contents, numbers[:-1])
         except BaseException:
             assert manifest._file is not None
             manifest._file.close()
             raise
         return manifest
 
-    def _recover(self, size_bytes: int, contents: _Contents, older: list[int]) -> None:
+    def _recover(self, contents: Contents, older: list[int]) -> None:
         """Makes what was found durable: a killed process may have left it as it was written."""
         assert self._file is not None
-        if contents.end < size_bytes:
+        if contents.end < contents.size_bytes:
             self._file.truncate(contents.end)
         self._file.sync()
         self._files.sync_directory(self._directory)
         # Not before: the newest file's name might not have been durable.
         for number in older:
-            self._files.remove(_path(self._directory, number))
+            self._files.remove(manifest_path(self._directory, number))
         if contents.end > contents.snapshot_end:
-            self._rewrite()
+            making = self._new_file()
+            making.make()
+            self._go_on_in(making)
 
     @property
     def planned(self) -> FileSet:
@@ -172,9 +176,15 @@ class Manifest:
             self._files.call_later(0, self._turn_ended)
 
     def close(self) -> None:
-        """Writes what is waiting and an empty record, tells the callbacks, and closes the file."""
+        """Writes what is waiting and an empty record, tells the callbacks, and closes the file.
+
+        REQUIRES: jobs that `run` was given have ended or will not begin.
+        """
         if self._closing or self._file is None:
             return
+        self._run = run_now
+        if self._making is not None:
+            self._made(self._making)
         while (self._busy or self._pending) and not self._dead:
             if not self._busy:
                 self._start()
@@ -220,14 +230,12 @@ class Manifest:
         batch, self._in_flight = self._in_flight, []
         self._end += self._in_flight_bytes
         self.current = batch[-1].after
-        if self._end >= self._due_at:
-            try:
-                self._rewrite()
-            except OSError as again:
-                self._die("rewrite the manifest", again)
-                return
         self._busy = False
-        if self._pending:
+        if self._end >= self._due_at:
+            self._rewrite()
+            if self._dead:
+                return
+        if self._pending and not self._busy:
             self._start()
         tell((waiting.done for waiting in batch), None)
 
@@ -258,31 +266,95 @@ class Manifest:
     def _rewrite(self) -> None:
         """Goes on in a new file, which begins with `current`; in the old one if there is no room.
 
-        REQUIRES: nothing is in flight. OSError: it is not known which file is the newest.
+        Edits wait for it. REQUIRES: nothing is in flight.
         """
-        assert self._file is not None and not self._in_flight
+        assert not self._busy and not self._in_flight
+        self._busy = True
+        making = self._making = self._new_file()
+
+        def done(_: None, error: BaseException | None) -> None:
+            assert error is None, "making keeps its error"
+            self._made(making)
+            if self._pending and not self._busy and not self._dead:
+                self._start()
+
+        self._run(making.make, done)
+
+    def _new_file(self) -> _Making:
         number, token = self._number + 1, self._rng.token(TOKEN_BYTES)
-        path = _path(self._directory, number)
+        return _Making(self._files, self._directory, number, token, self.current)
+
+    def _made(self, making: _Making) -> None:
+        """A file was made, or not; or, with a closed `run`, it was not even begun."""
+        self._making = None
+        self._busy = False
         try:
-            contents = _begin(self._files, self._directory, number, token, self.current)
+            self._go_on_in(making)
         except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
+            self._die("rewrite the manifest", error)
+
+    def _go_on_in(self, making: _Making) -> None:
+        """OSError: it is not known which file is the newest."""
+        assert self._file is not None
+        path = manifest_path(self._directory, making.number)
+        if making.contents is None:
+            if making.error is not None and making.error.errno not in NO_ROOM:
+                raise making.error
             if self._files.exists(path):
                 # It holds the same as the old one only as long as that is not gone on with.
                 self._files.remove(path)
             self._due_at = self._end + limits.MANIFEST_REWRITE_BYTES
             return
-        old, old_file, self._number = self._number, self._file, number
-        self._file = self._files.open_append(path, contents.end)
+        contents, old = making.contents, manifest_path(self._directory, self._number)
+        old_file, self._file = self._file, self._files.open_append(path, contents.end)
         old_file.close()
-        self._token, self._end = token, contents.end
+        self._number, self._token = making.number, contents.token
+        self._end = contents.end
         self._due_at = _due_at(contents.snapshot_end)
-        self._files.remove(_path(self._directory, old))
+        remove = self._files.remove
+        self._run(lambda: remove(old), self._removed)
+
+    def _removed(self, _: None, error: BaseException | None) -> None:
+        """The old file is gone; if not, it goes when the manifest is next opened."""
 
 
-def _path(directory: str, number: int) -> str:
+class _Making:
+    """A new file in the making; `contents` once it is there, or `error`."""
+
+    def __init__(
+        self, files: Files, directory: str, number: int, token: bytes, state: FileSet
+    ) -> None:
+        self.number = number
+        self.contents: Contents | None = None
+        self.error: OSError | None = None
+        self._files = files
+        self._directory = directory
+        self._token = token
+        self._state = state
+
+    def make(self) -> None:
+        """Any thread."""
+        try:
+            self.contents = _begin(
+                self._files, self._directory, self.number, self._token, self._state
+            )
+        except OSError as error:
+            self.error = error
+
+
+def manifest_path(directory: str, number: int) -> str:
+    """Where a manifest is."""
     return f"{directory}/{FILE_PREFIX}{number:06d}"
+
+
+def manifest_numbers(files: Files, directory: str) -> list[int]:
+    """The numbers of the manifests in a directory, ascending: the last one counts."""
+    names = [
+        name.removeprefix(FILE_PREFIX)
+        for name in files.names(directory)
+        if name.startswith(FILE_PREFIX)
+    ]
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def _due_at(snapshot_end: int) -> int:
@@ -290,16 +362,21 @@ def _due_at(snapshot_end: int) -> int:
     return snapshot_end + max(limits.MANIFEST_REWRITE_BYTES, snapshot_end)
 
 
-def _begin(files: Files, directory: str, number: int, token: bytes, state: FileSet) -> _Contents:
+def _begin(files: Files, directory: str, number: int, token: bytes, state: FileSet) -> Contents:
     """Makes a file of a header and a snapshot, in one durable step."""
     header = encode_file_header(number, token)
     data = header + encode_record(len(header), token, (state.as_edit(),))
-    files.write_new(_path(directory, number), data)
-    return _Contents(token, len(data), len(data), state)
+    files.write_new(manifest_path(directory, number), data)
+    return Contents(token, len(data), len(data), len(data), state)
 
 
-def _read(path: str, number: int, data: bytes) -> _Contents:
-    """The file's valid records. Raises StorageError XX001 if more than a torn tail is missing."""
+def read_manifest(files: Files, directory: str, number: int) -> Contents:
+    """A file's valid records. StorageError XX001 if more than a torn tail is missing.
+
+    Reading changes nothing.
+    """
+    path = manifest_path(directory, number)
+    data = files.read(path)
     token = _check_file_header(path, number, data)
     state = FileSet()
     offset, snapshot_end = FILE_HEADER_BYTES, 0
@@ -320,7 +397,7 @@ def _read(path: str, number: int, data: bytes) -> _Contents:
             "XX001",
             f"manifest {path} is damaged at offset {offset}: bad record before durable data",
         )
-    return _Contents(token, snapshot_end, offset, state)
+    return Contents(token, snapshot_end, offset, len(data), state)
 
 
 def _check_file_header(path: str, number: int, data: bytes) -> bytes:

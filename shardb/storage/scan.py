@@ -1,11 +1,11 @@
 """Snapshot scans over a tablet's runs, memtables and segments, as Arrow record batches.
 
 Every visible row comes once, from the newest run that has a version of its key at the snapshot:
-first those of memtables, in key order, then those of each segment, in key order. Where order is
-asked for, they are merged.
+first those of memtables, in key order, then those of each segment, in key order. They are merged
+only where order is asked for.
 
-Column bounds leave out row groups whose values cannot satisfy them, and nothing else: rows come that
-do not, and what such a group hides stays hidden.
+Bounds of columns leave out row groups whose values cannot satisfy them, and nothing else: what such
+a group hides stays hidden, and rows of others come whatever their values.
 """
 
 from __future__ import annotations
@@ -69,11 +69,12 @@ def scan_runs(
 ) -> TabletScan:
     """Batches of the rows of `[start, end)` that are visible at `ts`; none is empty.
 
-    `columns` are positions in the layout of `runs`, which come as `c<position>` of `arrow_types`;
-    `with_key` adds binary `_key` and uint64 `_ts` (0: a transaction's own row). Without any column a
-    null column `_rows` carries the number of rows. `overlay` has the transaction's own writes that
-    are newer than all runs, copied now. `bounds` are `(position, low, high)`: rows are of no use
-    unless the column is within `[low, high]` as key encodings (empty: no bound). `ordered`: by key.
+    `columns` are positions in the layout of `runs`; they come as `c<position>` of `arrow_types`.
+    `with_key` adds binary `_key` and uint64 `_ts` (0: a transaction's own row). Without any
+    column a null column `_rows` carries the number of rows. `overlay` has the transaction's own
+    writes that are newer than all runs, copied now. `bounds` are `(position, low, high)`: a row is
+    of no use unless the column is within `[low, high]` as key encodings, ascending and not nullable
+    (empty: no bound). `ordered`: by key.
 
     ValueError if a type does not fit its column. The caller has waited for every transaction
     prepared at or before `ts`.
@@ -133,14 +134,12 @@ class _Scan(NamedTuple):
                 step = min(self.batch_rows, segments.rows_max)
                 for group, low, high in groups:
                     for first in range(low, high, step):
-                        batch = segments.batch(group, first, min(first + step, high))
-                        if batch is not None:
-                            yield batch
+                        yield from segments.batches(group, first, min(first + step, high))
 
     def _groups(
         self, segment: Segment, row_map: RowMap | None, own: bool
     ) -> Iterator[tuple[int, int, int]]:
-        """Row groups that may have rows that are asked for, and which `[low, high)` of their rows."""
+        """Row groups that may have rows that are asked for, and their rows `[low, high)`."""
         meta, index = segment.meta, segment.index
         assert isinstance(meta, SegmentMeta)
         assert isinstance(index, SegmentIndex)

@@ -13,7 +13,6 @@ import msgspec
 VERSION: Final = 1
 INDEX_KEY: Final = b"shardb.index"  # of the Arrow footer's custom metadata: see footer_note
 SYSTEM_COLUMNS: Final = ("_key", "_ts", "_deleted")
-GROUP_ROWS: Final = 64 * 1024
 Key: TypeAlias = bytes
 
 
@@ -69,7 +68,10 @@ class SegmentIndex(msgspec.Struct, frozen=True, array_like=True):
     codec: str  # "", "lz4" or "zstd"
     columns: tuple[SegmentColumn, ...]
     groups: tuple[GroupIndex, ...]
-    bloom: bytes  # split block Bloom filter over the keys (`_core/bloom.pxd`); empty: none
+    # The split block Bloom filter over the keys (`_core/bloom.pxd`); 0 bytes: there is none.
+    bloom_at: int
+    bloom_bytes: int
+    bloom_crc: int
 
 
 class SegmentMeta(msgspec.Struct, frozen=True, array_like=True):

@@ -7,17 +7,18 @@ time, any one; what is long runs without the GIL.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import pyarrow as pa
 
+from shardb import limits
 from shardb._core.bloom import BloomBuilder
 from shardb._core.crc32c import crc32c
 from shardb._core.zones import scan_rows, zone_map
+from shardb.env import OutputFile
 from shardb.storage import arrowfile
 from shardb.storage.segmentformat import (
-    GROUP_ROWS,
     INDEX_KEY,
     SYSTEM_COLUMNS,
     VERSION,
@@ -35,20 +36,6 @@ if TYPE_CHECKING:
 
 COALESCE_BYTES: Final = 256 * 1024  # small parts are written together up to this
 _PADDING: Final = bytes(arrowfile.ALIGNMENT)
-
-
-class OutputFile(Protocol):
-    """A new file that is written from front to back."""
-
-    def write(self, data: Buffer) -> None:
-        """Appends all of `data`."""
-        ...
-
-    def sync(self) -> None:
-        """Makes all that was written durable."""
-        ...
-
-    def close(self) -> None: ...
 
 
 class _Sink:
@@ -134,11 +121,11 @@ class SegmentWriter:
     def write(self, batch: pa.RecordBatch) -> None:
         """Appends a row group: `schema`'s columns, rows by key and then newest first.
 
-        REQUIRES: 1 to GROUP_ROWS rows, in arrays that are no slices, and after the rows
+        REQUIRES: 1 to SEGMENT_GROUP_ROWS rows, in arrays that are no slices, and after the rows
         of the batch before.
         """
         rows = batch.num_rows
-        assert 0 < rows <= GROUP_ROWS, rows
+        assert 0 < rows <= limits.SEGMENT_GROUP_ROWS, rows
         assert batch.schema.types == self.schema.types, batch.schema
         columns = [_column(array) for array in batch.columns]
         key, ts, deleted = columns[:3]
@@ -214,12 +201,16 @@ class SegmentWriter:
     def finish(
         self, *, number: int, order: int, range_id: int, table_id: int, link_ts: int = 0
     ) -> SegmentMeta:
-        """Writes the index and the footer, makes the file durable (not its name) and closes it.
+        """Writes the index and the footer, makes the file durable and closes it.
 
         REQUIRES: at least one row group.
         """
         assert self._groups
         sink, groups = self._sink, self._groups
+        sink.put(arrowfile.END_OF_STREAM)
+        sink.align()
+        bloom, bloom_at = self._bloom.build(), sink.at
+        sink.put(bloom)
         index = msgspec.msgpack.encode(
             SegmentIndex(
                 VERSION,
@@ -227,10 +218,11 @@ class SegmentWriter:
                 self._codec,
                 self._columns,
                 tuple(groups),
-                self._bloom.build(),
+                bloom_at,
+                len(bloom),
+                crc32c(bloom),
             )
         )
-        sink.put(arrowfile.END_OF_STREAM)
         sink.align()
         index_at, index_crc = sink.at, crc32c(index)
         sink.put(index)

@@ -20,6 +20,7 @@ from shardb._core.memtable import MemTable
 from shardb._core.runs import Runs
 from shardb._core.segment import Segment
 from shardb._core.shadow import Shadows
+from shardb.errors import StorageError
 from shardb.storage.pieces import Piece, Run
 from shardb.storage.schema import TabletSchema
 from shardb.storage.segmentformat import SegmentIndex, SegmentMeta
@@ -264,7 +265,10 @@ class Tablet:
         self._add(new)
         self._changed()
         if self.shadows.memory_bytes:
-            self.shadows.keep(self.runs())
+            try:
+                self.shadows.keep(self.runs())
+            except StorageError:  # of another segment; nobody can scan, then
+                self.shadows.clear()
 
     def _add(self, segments: Sequence[Segment]) -> None:
         metas = []

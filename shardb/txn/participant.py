@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
-from shardb._core.frames import split_items
 from shardb.errors import SqlError, StorageError
 from shardb.rpc import messages as m
 from shardb.txn import oracle, records
@@ -28,6 +27,7 @@ from shardb.txn.records import LockedKey, Section
 from shardb.txn.state import (
     ACTIVE,
     COMMITTING,
+    DECIDING,
     DONE,
     PREPARED,
     PREPARING,
@@ -45,8 +45,11 @@ ABORTED_TS: Final = 0
 class Host(Protocol):
     """The range's surroundings."""
 
-    def persist(self, kind: int, payload: bytes, done: Done) -> None:
-        """Appends to the range's log; `done` follows, in the order of the appends."""
+    def persist(self, kind: int, payload: bytes, done: Done, lazy: bool = False) -> None:
+        """Appends to the range's log; `done` follows, in the order of the appends.
+
+        Nobody waits for a `lazy` one.
+        """
 
     def apply(self, table_id: int, overlay: dict[bytes, bytes | None], commit_ts: int) -> None:
         """Makes rows visible from `commit_ts` on."""
@@ -81,7 +84,7 @@ class Participant:
         self.known_issued = 0
         self._outcomes: dict[bytes, int] = {}  # commit_ts, or minus its age if aborted
         self._prune_at = PRUNE_EVERY
-        self._decided: dict[bytes, int] = {}  # two-phase commits, until all have acknowledged
+        self.decided: dict[bytes, int] = {}  # two-phase commits, until all have acknowledged
         self._owed: list[bytes] = []  # decide records that a full disk refused, to go first
 
     # --- timestamps and reads
@@ -151,7 +154,7 @@ class Participant:
         """The state a statement belongs to, made if asked for; None: abort has to be recorded."""
         state = self.states.get(txn.txn_id)
         if txn.state_id == 0 and state is None:
-            if txn.txn_id in self._outcomes or txn.txn_id in self._decided:
+            if txn.txn_id in self._outcomes or txn.txn_id in self.decided:
                 return aborted_failure("the transaction has ended")
             if txn.txn_ts and txn.txn_ts <= self.known_issued - FORGET_AFTER:
                 return aborted_failure("the transaction is too old to begin on a shard")
@@ -171,12 +174,12 @@ class Participant:
         if self._outcomes.get(txn_id, 1) <= 0:
             reply(aborted_failure(message))
             return
-        if txn_id in self._outcomes or txn_id in self._decided:
+        if txn_id in self._outcomes or txn_id in self.decided:
             reply(m.Failure("25000", "the transaction has been committed"))
             return
         if state is not None:
             self.drop(state)
-        self._remember(txn_id, ABORTED_TS, txn_ts or self.known_issued)
+        self.remember(txn_id, ABORTED_TS, txn_ts or self.known_issued)
         payload = records.encode_outcome(txn_id, txn_ts)
 
         def durable(error: StorageError | None) -> None:
@@ -190,7 +193,7 @@ class Participant:
     def drop(self, state: State) -> None:
         """Ends an undecided, unprepared state without effect: its locks go."""
         assert state.phase == ACTIVE, state.phase
-        self._end(state)
+        self.end(state)
         if state.abandon is not None:
             state.abandon()
 
@@ -212,7 +215,7 @@ class Participant:
         if message.statement:
             state.undo(message.statement)
         else:
-            self._remember(state.txn_id, ABORTED_TS, self.known_issued)
+            self.remember(state.txn_id, ABORTED_TS, self.known_issued)
             self.drop(state)
         return m.Ack()
 
@@ -240,8 +243,8 @@ class Participant:
 
             def sealed(error: StorageError | None) -> None:
                 if error is not None:
-                    self._remember(state.txn_id, ABORTED_TS, self.known_issued)
-                    self._end(state)
+                    self.remember(state.txn_id, ABORTED_TS, self.known_issued)
+                    self.end(state)
                     done(0, error)
                 else:
                     self._commit_sealed(state, floor, done)
@@ -255,7 +258,7 @@ class Participant:
     ) -> None:
         commit_ts = self._assign(state, floor)
         if not state.has_writes:
-            self._end(state)
+            self.end(state)
             done(commit_ts, None)
             return
         if len(state.log) == 1 and not state.bulk:
@@ -277,13 +280,13 @@ class Participant:
 
         def durable(error: StorageError | None) -> None:
             if error is not None:
-                self._remember(state.txn_id, ABORTED_TS, commit_ts)
-                self._end(state)
+                self.remember(state.txn_id, ABORTED_TS, commit_ts)
+                self.end(state)
                 done(0, error)
                 return
-            self._apply(state, commit_ts)
-            self._remember(state.txn_id, commit_ts, commit_ts)
-            self._end(state)
+            self.apply(state, commit_ts)
+            self.remember(state.txn_id, commit_ts, commit_ts)
+            self.end(state)
             done(commit_ts, None)
 
         self._persist(records.COMMIT, payload, durable)
@@ -323,8 +326,8 @@ class Participant:
         if state is not None and state.state_id == txn.state_id and state.phase != ACTIVE:
             self._answer_prepared(state, reply)
             return
-        if state is None and txn.txn_id in self._decided:
-            reply(m.Prepared(self._decided[txn.txn_id]))
+        if state is None and txn.txn_id in self.decided:
+            reply(m.Prepared(self.decided[txn.txn_id]))
             return
         if state is None or state.state_id != txn.state_id:
             self.refuse(txn.txn_id, txn.txn_ts, "the transaction was lost by a shard", reply)
@@ -345,8 +348,8 @@ class Participant:
 
         def sealed(error: StorageError | None) -> None:
             if error is not None:
-                self._remember(txn.txn_id, ABORTED_TS, self.known_issued)
-                self._end(found)
+                self.remember(txn.txn_id, ABORTED_TS, self.known_issued)
+                self.end(found)
                 reply(m.Failure(error.sqlstate, error.message, aborted=True))
             else:
                 self._prepare_sealed(found, message, reply)
@@ -372,9 +375,9 @@ class Participant:
 
         def durable(error: StorageError | None) -> None:
             if error is not None:
-                self._remember(txn.txn_id, ABORTED_TS, self.known_issued)
+                self.remember(txn.txn_id, ABORTED_TS, self.known_issued)
                 after, state.after = state.after, []
-                self._end(state)
+                self.end(state)
                 reply(m.Failure(error.sqlstate, error.message, aborted=True))
                 for call in after:
                     call()
@@ -391,13 +394,14 @@ class Participant:
         """Carries out the outcome of a prepared transaction; the answer follows its record.
 
         A commit is applied before its record is durable: all participants are prepared, so that
-        recovery can only find the same outcome.
+        recovery can only find the same outcome. But the segments of large inserts are only linked
+        once it is, for the manifest must not know of a link that the log does not.
         """
         state = self.states.get(txn_id)
         if state is None:
             reply(m.Ack())
             return
-        if state.phase == PREPARING:
+        if state.phase in (PREPARING, DECIDING):
             state.after.append(lambda: self.decide(txn_id, commit_ts, reply))
             return
         if state.phase == ACTIVE and commit_ts == 0:
@@ -407,6 +411,9 @@ class Participant:
         assert commit_ts == 0 or commit_ts >= state.min_commit_ts, (commit_ts, state.min_commit_ts)
 
         payload = records.encode_outcome(txn_id, commit_ts)
+        if commit_ts and state.bulk:
+            self._decide_bulk(state, commit_ts, payload, reply)
+            return
 
         def durable(error: StorageError | None) -> None:
             if error is None:
@@ -415,28 +422,47 @@ class Participant:
                 self._owed.append(payload)
                 reply(m.Failure(error.sqlstate, error.message))
 
-        self._persist(records.DECIDE, payload, durable)
+        self._persist(records.DECIDE, payload, durable, lazy=True)
         if commit_ts:
-            self._apply(state, commit_ts)
-            self._decided[txn_id] = commit_ts
+            self.apply(state, commit_ts)
+            self.decided[txn_id] = commit_ts
         else:
-            self._remember(txn_id, ABORTED_TS, self.known_issued)
-        self._end(state)
+            self.remember(txn_id, ABORTED_TS, self.known_issued)
+        self.end(state)
+
+    def _decide_bulk(self, state: State, commit_ts: int, payload: bytes, reply: Reply) -> None:
+        """Commits a prepared transaction once the record is durable; until then it is prepared."""
+        state.phase = DECIDING
+
+        def durable(error: StorageError | None) -> None:
+            after, state.after = state.after, []
+            if error is not None:
+                state.phase = PREPARED
+                reply(m.Failure(error.sqlstate, error.message))
+            else:
+                self.apply(state, commit_ts)
+                self.decided[state.txn_id] = commit_ts
+                reply(m.Ack())
+                self.end(state)
+            for call in after:
+                call()
+
+        self._persist(records.DECIDE, payload, durable)
 
     def query(self, message: m.QueryOutcome, reply: Reply) -> None:
         """Says what became of a transaction here; with `record`, no trace becomes an abort."""
         txn_id = message.txn_id
         state = self.states.get(txn_id)
         if state is not None:
-            if state.phase in (COMMITTING, PREPARING):
-                call = state.after if state.phase == PREPARING else state.waiters
+            if state.phase in (COMMITTING, PREPARING, DECIDING):
+                call = state.waiters if state.phase == COMMITTING else state.after
                 call.append(lambda: self.query(message, reply))
                 return
             if state.phase == PREPARED:
                 reply(m.Outcome("prepared", state.min_commit_ts))
                 return
         else:
-            found = self._decided.get(txn_id, self._outcomes.get(txn_id))
+            found = self.decided.get(txn_id, self._outcomes.get(txn_id))
             if found is not None:
                 reply(m.Outcome("committed", found) if found > 0 else m.Outcome("aborted", 0))
                 return
@@ -450,65 +476,16 @@ class Participant:
 
         self.refuse(txn_id, 0, "the transaction was aborted by recovery", refused)
 
-    # --- after a restart
-
-    def restore_commit(self, record: records.Commit) -> None:
-        """Replays a one-phase commit."""
-        for section in record.sections:
-            self.host.apply_section(section, record.commit_ts)
-        self._raise(record.commit_ts)
-        self._remember(record.txn_id, record.commit_ts, record.commit_ts)
-
-    def restore_prepare(self, record: records.Prepare) -> None:
-        """Replays a prepare: the transaction is in doubt until an outcome follows."""
-        state = State(record.txn_id, record.state_id, None)
-        state.phase = PREPARED
-        state.min_commit_ts = record.min_commit_ts
-        state.participants = record.participants
-        for section in record.sections:
-            if section.links is not None:
-                bulk = self.host.restore_bulk(section)
-                if bulk is not None:
-                    state.bulk[section.table_id] = bulk
-                    self.bulk_writers.append(state)
-                continue
-            keys = _items(section.keys, section.count)
-            rows: Sequence[bytes | None] = (
-                [None] * section.count
-                if section.rows is None
-                else _items(section.rows, section.count)
-            )
-            for key, row in zip(keys, rows, strict=True):
-                state.put(0, section.table_id, key, row)
-                self.locks.try_acquire(state, (section.table_id, key), True)
-        for locked in record.locks:
-            self.locks.try_acquire(state, (locked.table_id, locked.key), locked.exclusive)
-        self.states[record.txn_id] = state
-        self.prepared[record.txn_id] = state
-
-    def restore_outcome(self, record: records.Outcome, kind: int) -> None:
-        """Replays a decide or abort record."""
-        commit_ts = record.ts if kind == records.DECIDE else ABORTED_TS
-        state = self.states.get(record.txn_id)
-        if state is not None:
-            if commit_ts:
-                self._apply(state, commit_ts)
-            self._end(state)
-        if commit_ts:
-            self._decided[record.txn_id] = commit_ts
-        else:
-            self._remember(record.txn_id, ABORTED_TS, self.newest_commit_ts)
-
     def forget(self, txn_ids: Sequence[bytes]) -> None:
         """All participants have acknowledged these: their outcomes may age."""
         for txn_id in txn_ids:
-            commit_ts = self._decided.pop(txn_id, None)
+            commit_ts = self.decided.pop(txn_id, None)
             if commit_ts is not None:
-                self._remember(txn_id, commit_ts, commit_ts)
+                self.remember(txn_id, commit_ts, commit_ts)
 
     # --- inner workings
 
-    def _persist(self, kind: int, payload: bytes, done: Done) -> None:
+    def _persist(self, kind: int, payload: bytes, done: Done, lazy: bool = False) -> None:
         """Appends a record, after the decisions applied here whose records did not get through.
 
         Records queued together fail together, so none that builds on a decision overtakes it.
@@ -516,8 +493,8 @@ class Participant:
         if self._owed:
             owed, self._owed = self._owed, []
             for earlier in owed:
-                self.host.persist(records.DECIDE, earlier, self._owe_again(earlier))
-        self.host.persist(kind, payload, done)
+                self.host.persist(records.DECIDE, earlier, self._owe_again(earlier), lazy)
+        self.host.persist(kind, payload, done, lazy)
 
     def _owe_again(self, payload: bytes) -> Done:
         def durable(error: StorageError | None) -> None:
@@ -554,7 +531,7 @@ class Participant:
         assert ts < self.known_issued + oracle.STEP, (ts, self.known_issued)
         return ts
 
-    def _apply(self, state: State, commit_ts: int) -> None:
+    def apply(self, state: State, commit_ts: int) -> None:
         for table_id, bulk in state.bulk.items():
             for section in bulk.sections(table_id):
                 self.host.apply_section(section, commit_ts)
@@ -562,15 +539,15 @@ class Participant:
         for table_id, overlay in state.overlays.items():
             if table_id not in state.bulk or not state.bulk[table_id].absorbed:
                 self.host.apply(table_id, overlay, commit_ts)
-        self._raise(commit_ts)
+        self.raise_to(commit_ts)
 
-    def _raise(self, commit_ts: int) -> None:
+    def raise_to(self, commit_ts: int) -> None:
         if commit_ts > self.newest_commit_ts:
             self.newest_commit_ts = commit_ts
         if commit_ts > self.max_read_ts:
             self.max_read_ts = commit_ts
 
-    def _end(self, state: State) -> None:
+    def end(self, state: State) -> None:
         """Releases locks and wakes whoever waits for the outcome."""
         state.phase = DONE
         self.states.pop(state.txn_id, None)
@@ -592,12 +569,12 @@ class Participant:
             raise failure
 
     def _answer_prepared(self, state: State, reply: Reply) -> None:
-        if state.phase == PREPARED:
+        if state.phase in (PREPARED, DECIDING):
             reply(m.Prepared(state.min_commit_ts))
         else:
             state.after.append(lambda: self._answer_prepared(state, reply))
 
-    def _remember(self, txn_id: bytes, commit_ts: int, age: int) -> None:
+    def remember(self, txn_id: bytes, commit_ts: int, age: int) -> None:
         """Keeps an outcome; now and then those that are old enough go."""
         self._outcomes[txn_id] = commit_ts or -age
         if len(self._outcomes) >= self._prune_at:
@@ -610,14 +587,6 @@ class Participant:
             for found in old:
                 del self._outcomes[found]
             self._prune_at = len(self._outcomes) + PRUNE_EVERY
-
-
-def _items(data: bytes, count: int) -> list[bytes]:
-    """The items of a section read from the log."""
-    try:
-        return split_items(data, count)
-    except ValueError as error:
-        raise StorageError("XX001", f"a log record is damaged: {error}") from error
 
 
 def _locks_without_writes(state: State) -> tuple[LockedKey, ...]:

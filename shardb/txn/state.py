@@ -24,6 +24,7 @@ ACTIVE: Final = "active"
 COMMITTING: Final = "committing"  # one phase, in flight: counts as prepared
 PREPARING: Final = "preparing"  # prepare record in flight: counts as prepared
 PREPARED: Final = "prepared"
+DECIDING: Final = "deciding"  # prepared, the record of its commit in flight
 DONE: Final = "done"
 
 Reply = Callable[[Message], None]

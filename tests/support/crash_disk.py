@@ -41,6 +41,7 @@ class Disk:
     written: dict[str, Content] = field(default_factory=dict)
     free_bytes: int = 1 << 40
     failing: set[str] = field(default_factory=set)  # kinds of points that end in EIO
+    failing_paths: str = ""  # a part of the paths where they do
     crash_at: int | None = None  # the number of a point, counted from 1
     crash_how: str = "before"  # the point, "after" it, or "torn" in the midst of what is written
     points: list[str] = field(default_factory=list)  # each with its kind and path
@@ -124,7 +125,7 @@ class Disk:
         here = len(self.points) == self.crash_at
         if here and self.crash_how != "after":
             self._crash()
-        if kind in self.failing:
+        if kind in self.failing and self.failing_paths in path:
             raise OSError(errno.EIO, "Input/output error")
         change()
         if here:
@@ -200,7 +201,8 @@ class Disk:
 
     def exists(self, path: str) -> bool:
         self._alive()
-        return path in self.written
+        inside = f"{path}/"
+        return path in self.written or any(other.startswith(inside) for other in self.written)
 
     def size(self, path: str) -> int:
         return len(self._content(path))
@@ -210,6 +212,8 @@ class Disk:
         return bytes(self._content(path)[offset:end])
 
     def map(self, path: str) -> pa.Buffer:
+        if "map" in self.failing and self.failing_paths in path:
+            raise OSError(errno.EIO, "Input/output error")
         return pa.py_buffer(bytes(self._content(path)))
 
     def create(self, path: str) -> OutputFile:
@@ -410,6 +414,7 @@ class SteppedBackground:
     """Worker threads whose jobs run when a test says so, in order, in its own thread."""
 
     jobs: list[Callable[[], None]] = field(default_factory=list)
+    closed: bool = False
 
     def run(
         self, job: Callable[[], Any], done: Callable[[Any, BaseException | None], None]
@@ -424,6 +429,7 @@ class SteppedBackground:
             else:
                 done(result, None)
 
+        assert not self.closed
         self.jobs.append(work)
 
     def step(self) -> bool:
@@ -439,3 +445,4 @@ class SteppedBackground:
 
     def close(self) -> None:
         self.jobs.clear()
+        self.closed = True

@@ -21,10 +21,10 @@ class Bench:
         self.log = Log("log", disk, SystemRng(), self.fatal.append, file_target_bytes)
         self.log.recover(self.replayed.append)
 
-    def append(self, payload: bytes, range_id: int = 7) -> int:
+    def append(self, payload: bytes, range_id: int = 7, lazy: bool = False) -> int:
         self.index += 1
         index = self.index
-        self.log.append(range_id, 1, index, 3, payload, lambda error: self.note(index, error))
+        self.log.append(range_id, 1, index, 3, payload, lambda error: self.note(index, error), lazy)
         return index
 
     def note(self, index: int, error: StorageError | None) -> None:

@@ -1,4 +1,4 @@
-"""A tablet of real memtables and segment files, and beside it what its rows are, in plain Python."""
+"""A tablet of real memtables and segment files, and beside it its rows in plain Python."""
 
 from __future__ import annotations
 
@@ -81,15 +81,15 @@ def make_memtable(rows: Iterable[Version], version: int) -> MemTable:
     return table
 
 
-def write_segment(
+def segment_bytes(
     rows: Sequence[Version],
     version: int,
     number: int,
     group_rows: int,
     codec: str = "",
     link_ts: int = 0,
-) -> Segment:
-    """A segment of rows that are sorted by key, newest first."""
+) -> tuple[SegmentMeta, bytes]:
+    """The file of a segment of rows that are sorted by key, newest first."""
     ids = VERSIONS[version]
     file = MemoryFile()
     columns = [SegmentColumn(c, f"column{c}", int(COLUMNS[c][0]), COLUMNS[c][1]) for c in ids]
@@ -105,7 +105,19 @@ def write_segment(
         arrays = [pa.array(of, kind) for of, kind in zip(data, writer.schema.types, strict=True)]
         writer.write(pa.record_batch(arrays, schema=writer.schema))
     meta = writer.finish(number=number, order=number, range_id=1, table_id=1, link_ts=link_ts)
-    return open_segment(meta, bytes(file.data))
+    return meta, bytes(file.data)
+
+
+def write_segment(
+    rows: Sequence[Version],
+    version: int,
+    number: int,
+    group_rows: int,
+    codec: str = "",
+    link_ts: int = 0,
+) -> Segment:
+    """The same, opened."""
+    return open_segment(*segment_bytes(rows, version, number, group_rows, codec, link_ts))
 
 
 def open_segment(meta: SegmentMeta, data: bytes) -> Segment:
@@ -211,13 +223,20 @@ class TabletModel:
         if at and run.is_memtable and run.rows:
             self._replace(at, at + 1, run.rows, run.version, cut, hand_over)
 
+    def flush_all(self) -> None:
+        """The active memtable becomes a segment."""
+        self.freeze()
+        self.flush(1, b"", False)
+
     def compact(self, at: int, cut: bytes, hand_over: bool) -> None:
-        """Two neighbours of segments become one run, all versions kept."""
+        """Two neighbours of segments become one run, all versions kept.
+
+        They must be of the same version of the table: what a newer one lacks would be lost.
+        """
         pair = self.runs[at : at + 2]
-        if len(pair) == 2 and not any(run.is_memtable for run in pair):
-            newest = max(run.version for run in pair)
+        if pair[0].version == pair[1].version:
             rows = [row for run in pair for row in run.rows]
-            self._replace(at, at + 2, rows, newest, cut, hand_over)
+            self._replace(at, at + 2, rows, pair[0].version, cut, hand_over)
 
     def _replace(
         self, at: int, end: int, rows: list[Version], version: int, cut: bytes, hand_over: bool

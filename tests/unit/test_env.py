@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from shardb import limits
 from shardb.env import (
     AppendFile,
     SyncFailed,
@@ -161,6 +162,17 @@ def test_output_is_read_mapped_and_stays_mapped(tmp_path: Path) -> None:
     for call in (FILES.map, FILES.size, FILES.read):
         with pytest.raises(FileNotFoundError):
             call(path)
+
+
+def test_long_output_is_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "WRITE_BACK_BYTES", 10_000)
+    output = FILES.create(str(tmp_path / "f"))
+    parts = [bytes([number]) * size for number, size in enumerate([1, 9_999, 25_000, 3, 9_998, 2])]
+    for part in parts:
+        output.write(part)
+    output.sync()
+    output.close()
+    assert (tmp_path / "f").read_bytes() == b"".join(parts)
 
 
 def test_output_to_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:

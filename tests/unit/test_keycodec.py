@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from decimal import Decimal
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from shardb._core.coreerror import CoreError
 from shardb._core.keycodec import KeyCodec, prefix_successor
 from shardb._core.rowcodec import RowLayout
-from shardb.types import TypeCode
+from shardb.types import TypeCode, numeric_typmod
 from tests.unit.test_rowcodec import CODES, VALUES
 
 US_PER_DAY = 86_400_000_000
@@ -139,3 +141,46 @@ def test_keys_of_rows() -> None:
     assert caught.value.sqlstate == "23502"
     with pytest.raises(ValueError):
         codec.key_of_row(layout, (0, 1), rows[0])
+
+
+FLOATS = st.floats() | st.sampled_from([0.0, -0.0, float("nan"), float("inf"), -float("inf")])
+
+
+@given(FLOATS, FLOATS, st.booleans())
+def test_floats_have_one_order_with_nan_last(left: float, right: float, desc: bool) -> None:
+    codec = KeyCodec([(TypeCode.FLOAT8, -1, desc, False)])
+    a, b = codec.encode((left,)), codec.encode((right,))
+    x, y = ((math.isnan(value), 0.0 if math.isnan(value) else value) for value in (left, right))
+    order = (x > y) - (x < y)
+    assert (a > b) - (a < b) == (-order if desc else order)
+
+
+@given(st.integers(0, 12), st.data())
+def test_numerics_are_ordered_at_the_scale_of_their_column(scale: int, data: st.DataObject) -> None:
+    values = st.decimals(-(10**9), 10**9, places=data.draw(st.integers(0, scale)))
+    codec = KeyCodec([(TypeCode.NUMERIC, numeric_typmod((30, scale)), False, True)])
+    left, right = data.draw(values), data.draw(values)
+    a, b = codec.encode((left,)), codec.encode((right,))
+    assert (a > b) - (a < b) == (left > right) - (left < right)
+    assert codec.decode(a) == (left,)
+
+
+@given(
+    st.lists(COLUMNS, min_size=1, max_size=5).flatmap(
+        lambda columns: st.tuples(
+            st.just(columns),
+            st.lists(vectors(columns), min_size=1, max_size=6),
+            st.permutations(range(len(columns))),
+        )
+    )
+)
+def test_keys_of_rows_are_those_of_their_values(case: Any) -> None:
+    columns, values, order = case
+    layout = RowLayout(1, [(code, typmod) for code, typmod, _, _ in columns])
+    codec = KeyCodec([columns[position] for position in order])
+    rows = [layout.encode(row) for row in values]
+    expected = [codec.encode(tuple(row[position] for position in order)) for row in values]
+    assert [codec.key_of_row(layout, tuple(order), row) for row in rows] == expected
+    ends = array("Q", accumulate(map(len, rows), initial=0))
+    keys, key_ends = codec.keys_from_rows(layout, tuple(order), b"".join(rows), ends)
+    assert [keys[a:b] for a, b in pairwise(key_ends)] == expected

@@ -375,8 +375,8 @@ def test_damage_is_refused_unless_it_may_be_a_torn_last_batch(
 SECTOR_BYTES = 64  # small, to tear more; the file header is in one
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("append"), st.integers(0, 700)),
-        st.tuples(st.just("step"), st.just(0)),
+        st.tuples(st.sampled_from(["append", "lazy"]), st.integers(0, 700)),
+        st.tuples(st.sampled_from(["step", "timers"]), st.just(0)),
         st.tuples(st.just("make"), st.just(0)),
         st.tuples(st.just("room"), st.sampled_from([0, 100, 1000, 1 << 30])),
         st.tuples(st.sampled_from(["kill", "power", "close"]), st.just(0)),
@@ -394,11 +394,16 @@ def test_whatever_happens_the_acknowledged_is_there(
     disk = Disk(make_late=True)
     bench = Bench(disk, file_target_bytes=1000)
     kept: list[int] = []  # indexes found at the last start
+    payloads: dict[int, bytes] = {}
     for what, number in [*steps, ("power", 0)]:
-        if what == "append":
-            bench.append(bytes(number))
+        if what in ("append", "lazy"):
+            payloads[bench.append(bytes(number), lazy=what == "lazy")] = bytes(number)
         elif what == "step":
             disk.step()
+        elif what == "timers":
+            timers, disk.timers = disk.timers, []
+            for timer in timers:
+                timer()
         elif what == "make" and disk.makings:
             disk.makings[0].wait()
         elif what == "room":
@@ -419,6 +424,7 @@ def test_whatever_happens_the_acknowledged_is_there(
             bench = Bench(disk, file_target_bytes=1000)
             bench.index = index
             kept = [record.index for record in bench.replayed]
+            assert bench.payloads() == [payloads[index] for index in kept]
             assert kept[: len(durable)] == durable
             assert kept == sorted(kept)
             assert all(told.get(i) in (None, "durable") for i in kept if i not in durable)

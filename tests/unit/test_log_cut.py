@@ -11,7 +11,7 @@ import pytest
 from shardb.env import SystemRng
 from shardb.errors import StorageError
 from shardb.storage.log import Log
-from tests.support.crash_disk import Crash, Disk
+from tests.support.crash_disk import Crash, Disk, SteppedBackground
 from tests.support.log_bench import Bench
 
 FILE_BYTES = 400
@@ -75,8 +75,28 @@ def test_files_that_nobody_needs_go(restarted: bool, needed: dict[int, int], lef
 def test_a_file_that_cannot_be_removed_is_fatal() -> None:
     bench = filled()
     bench.disk.failing.add("remove")
-    assert bench.log.cut({}) == 0
+    bench.log.cut({})
     assert [error.sqlstate for error in bench.fatal] == ["58030"]
+
+
+def test_files_are_removed_by_jobs_one_after_another() -> None:
+    bench = filled()
+    background = SteppedBackground()
+    sizes = {path: len(content) for path, content in bench.disk.written.items()}
+    first, second = (f"log/{number:06d}.log" for number in (1, 2))
+    assert bench.log.cut({7: 3}, background.run) == sizes[first]
+    assert bench.log.cut({7: 5, 9: 5}, background.run) == sizes[second]
+    assert names(bench.disk) == list("123456")
+    assert len(background.jobs) == 1
+    background.step()
+    assert names(bench.disk) == list("23456")
+    background.step()
+    assert names(bench.disk) == list("3456")
+    assert not background.jobs
+    assert bench.log.cut({7: 7}, background.run)
+    background.close()
+    bench.log.close()
+    assert first_index(bench) == 5
 
 
 def work(disk: Disk, durable: list[int], cut_below: list[int]) -> None:

@@ -16,8 +16,9 @@ from shardb._core.crc32c import crc32c
 from shardb.env import SystemFiles, SystemRng
 from shardb.errors import StorageError
 from shardb.storage.edits import Edit, FileSet
+from shardb.storage.failures import Run, run_now
 from shardb.storage.manifest import Manifest, encode_file_header, encode_record
-from tests.support.crash_disk import Content, Crash, Disk
+from tests.support.crash_disk import Content, Crash, Disk, SteppedBackground
 from tests.unit.test_edits import segment, tablet
 
 FIRST = "data/MANIFEST-000001"
@@ -47,11 +48,11 @@ class Rng:
 class Bench:
     """A manifest on a disk, and what its callbacks said of EDITS."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, run: Run = run_now) -> None:
         self.disk = disk
         self.fatal: list[StorageError] = []
         self.outcomes: list[str] = []
-        self.manifest = Manifest.open("data", disk, Rng(), self.fatal.append, new=True)
+        self.manifest = Manifest.open("data", disk, Rng(), self.fatal.append, True, run)
         self.found = STATES.index(self.manifest.current)
 
     def append(self, edit: Edit) -> None:
@@ -182,6 +183,56 @@ def test_a_long_file_is_rewritten(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Bench(bench.disk.after_kill()).found == len(EDITS)
 
 
+def test_an_old_file_that_cannot_be_removed_goes_with_the_next_opening(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "MANIFEST_REWRITE_BYTES", 300)
+    bench = Bench(Disk())
+    bench.disk.failing.add("remove")
+    for edit in EDITS:
+        assert bench.put(edit) == "durable"
+    assert len(bench.disk.written) > 1 and bench.fatal == []
+    again = Bench(bench.disk.after_kill())
+    assert again.found == len(EDITS) and len(again.disk.written) == 1
+
+
+def test_edits_wait_while_a_job_makes_a_new_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MANIFEST_REWRITE_BYTES", 1)
+    background = SteppedBackground()
+    bench = Bench(Disk(), background.run)
+    while not background.jobs:
+        assert bench.put(EDITS[len(bench.outcomes)]) == "durable"
+    told = len(bench.outcomes)
+    bench.append(EDITS[told])
+    assert not bench.disk.step() and len(bench.outcomes) == told
+    assert Bench(bench.disk.after_kill()).found == told
+    background.step()
+    assert sorted(bench.disk.written) == [FIRST, SECOND]
+    assert bench.disk.step() and bench.outcomes == ["durable"] * (told + 1)
+    assert Bench(bench.disk.after_kill()).found == told + 1
+    background.step()
+    assert list(bench.disk.written) == [SECOND]
+
+
+@pytest.mark.parametrize("how", ["dropped", "made", "full"])
+def test_closing_while_a_new_file_is_made(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """Its job may have ended without a word, or have never begun."""
+    monkeypatch.setattr(limits, "MANIFEST_REWRITE_BYTES", 1)
+    jobs: list[Callable[[], None]] = []
+    bench = Bench(Disk(), lambda job, done: jobs.append(job))
+    while not jobs:
+        assert bench.put(EDITS[len(bench.outcomes)]) == "durable"
+    bench.append(EDITS[len(bench.outcomes)])
+    if how == "full":
+        bench.disk.free_bytes = 1
+    if how != "dropped":
+        jobs.pop()()
+        bench.disk.free_bytes = 1 << 20
+    bench.manifest.close()
+    assert set(bench.outcomes) == {"durable"} and bench.fatal == []
+    assert Bench(bench.disk.after_kill()).found == len(bench.outcomes)
+
+
 def test_without_room_for_a_new_file_the_old_one_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MANIFEST_REWRITE_BYTES", 300)
     disk = Disk()
@@ -199,7 +250,7 @@ def test_without_room_for_a_new_file_the_old_one_goes_on(monkeypatch: pytest.Mon
     assert Bench(bench.disk.after_kill()).found == len(EDITS)
 
 
-@pytest.mark.parametrize("kind", ["rename", "remove", "sync-directory"])
+@pytest.mark.parametrize("kind", ["rename", "sync-directory"])
 def test_a_new_file_that_fails_in_another_way_is_fatal(
     monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

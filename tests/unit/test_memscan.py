@@ -160,9 +160,17 @@ def test_an_arrow_type_of_another_layout_is_refused(column: int, arrow: pa.DataT
         scan_batches(runs_of(MemTable()), [column], [arrow], 1)
 
 
-def test_a_row_of_an_unknown_schema_version_is_an_error() -> None:
+def test_a_batch_larger_than_memory_is_refused() -> None:
+    with pytest.raises(MemoryError):
+        scan_batches(runs_of(MemTable()), [0], [pa.int64()], 1, batch_rows=2**59 + 1)
+
+
+@pytest.mark.parametrize(
+    "row", [RowLayout(2, [(int(TypeCode.INT8), -1)]).encode([1]), b"", b"\1", b"\1\0\0"]
+)
+def test_a_row_of_an_unknown_schema_version_is_an_error(row: bytes) -> None:
     table = MemTable()
-    table.put(b"k", RowLayout(2, [(int(TypeCode.INT8), -1)]).encode([1]), 1)
+    table.put(b"k", row, 1)
     layout = RowLayout(1, [(int(TypeCode.INT8), -1)])
     with pytest.raises(CoreError) as caught:
         list(scan_batches(runs_of(table, layout), [0], [pa.int64()], 1))

@@ -118,6 +118,14 @@ def test_framed_puts_and_their_refusals() -> None:
     assert table.newest_ts == 2
 
 
+@pytest.mark.parametrize("typecode", ["I", "Q"])
+def test_offsets_need_not_be_aligned(typecode: str) -> None:
+    offsets = memoryview(b"x" + array(typecode, [0, 1, 3]).tobytes())[1:].cast(typecode)
+    table = MemTable()
+    put_many(table, b"abc", offsets, b"rst", offsets, 1)
+    assert list(table.cursor()) == [(b"a", b"r", 1), (b"bc", b"st", 1)]
+
+
 @pytest.mark.parametrize("offsets", [[0, 5], [3, 2], [0, 1, 1]])
 def test_bad_offsets_are_refused(offsets: list[int]) -> None:
     with pytest.raises(ValueError):

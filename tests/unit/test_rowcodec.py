@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, time
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any
 from uuid import UUID
 
@@ -184,3 +184,57 @@ def test_python_values_out_of_reach_come_as_text() -> None:
     plain = (date(1, 1, 1), datetime(9999, 12, 31, 23, 59, 59, 999999), time(23, 59))
     assert layout.decode(layout.encode(plain)) == plain
     assert isinstance(UUID(int=0), UUID)
+
+
+def text_form(code: TypeCode, value: Any) -> bytes | None:
+    """PostgreSQL's text of a Python value, in plain Python."""
+    if value is None:
+        return None
+    if code is TypeCode.BOOL:
+        return b"t" if value else b"f"
+    if code is TypeCode.BYTEA:
+        return b"\\x" + value.hex().encode()
+    if code is TypeCode.INTERVAL:
+        return f"{value[0]} mons {value[1]} days {value[2]} microseconds".encode()
+    if code in (TypeCode.TIMESTAMP, TypeCode.TIMESTAMPTZ, TypeCode.DATE):
+        return value.isoformat().encode().rjust(10, b"0")
+    return str(value).encode()
+
+
+@given(ROWS)
+def test_text_forms_give_the_same_rows(row: tuple[list[TypeCode], tuple[Any, ...]]) -> None:
+    codes, values = row
+    layout = RowLayout(1, [(code, -1) for code in codes])
+    texts = [text_form(code, value) for code, value in zip(codes, values, strict=True)]
+    assert layout.encode_text(texts) == layout.encode(values)
+    assert layout.encode_params((), texts) == layout.encode(values)
+
+
+@given(TEXT, st.integers(1, 12), st.sampled_from([TypeCode.VARCHAR, TypeCode.BPCHAR]))
+def test_lengths_are_held_but_for_blanks(text: str, limit: int, code: TypeCode) -> None:
+    text += " " * (len(text) % 3)
+    layout = RowLayout(1, [(code, limit + 4)])
+    if len(text.rstrip(" ")) > limit:
+        with pytest.raises(CoreError) as caught:
+            layout.encode((text,))
+        assert caught.value.sqlstate == "22001"
+        return
+    [found] = layout.decode(layout.encode((text,)))
+    assert str(found).rstrip(" ") == text[:limit].rstrip(" ")
+    assert len(str(found)) <= limit
+
+
+@given(st.integers(1, 38), st.data())
+def test_numerics_are_rounded_to_their_column(precision: int, data: st.DataObject) -> None:
+    scale = data.draw(st.integers(0, precision))
+    digits = data.draw(st.integers(-(10**38) + 1, 10**38 - 1))
+    value = Decimal((digits < 0, tuple(map(int, str(abs(digits)))), -data.draw(st.integers(0, 38))))
+    context = Context(prec=100, rounding=ROUND_HALF_UP)
+    expected = value.quantize(Decimal(1).scaleb(-scale), context=context)
+    layout = RowLayout(1, [(TypeCode.NUMERIC, numeric_typmod((precision, scale)))])
+    if abs(expected) >= Decimal(10) ** (precision - scale):
+        with pytest.raises(CoreError) as caught:
+            layout.encode((value,))
+        assert caught.value.sqlstate == "22003"
+    else:
+        assert layout.decode(layout.encode((value,))) == (expected,)

@@ -129,7 +129,9 @@ def test_meta_and_index_tell_of_the_rows(case: Any, codec: str) -> None:
     index = read_index(meta, data)
     assert (index.version, index.schema_version, index.codec) == (1, 5, codec)
     assert list(index.columns) == columns_of(codes)
-    assert all(may_have(index.bloom, row[0]) for row in rows)
+    bloom = data[index.bloom_at : index.bloom_at + index.bloom_bytes]
+    assert crc32c(bloom) == index.bloom_crc
+    assert all(may_have(bloom, row[0]) for row in rows)
     before = None
     for group, of in zip(groups, index.groups, strict=True):
         keys = [row[0] for row in group]
@@ -197,12 +199,14 @@ def test_golden_bytes_of_the_index() -> None:
         "lz4",
         (SegmentColumn(1, "a", 3, -1),),
         (GroupIndex(2, b"k", b"l", 3, 4, 1, True, (chunk, replace(chunk, low=b"\1", high=b"\2"))),),
-        b"filter",
+        1024,
+        32,
+        0xDEADBEEF,
     )
     packed = msgspec.msgpack.encode(index)
     assert packed.hex() == (
-        "960105a36c7a34919401a16103ff919802c4016bc4016c030401c3929a0000cd03000ccd034002ce8718622e00"
-        "c400c4009a0000cd03000ccd034002ce8718622e00c40101c40102c40666696c746572"
+        "980105a36c7a34919401a16103ff919802c4016bc4016c030401c3929a0000cd03000ccd034002ce8718622e00"
+        "c400c4009a0000cd03000ccd034002ce8718622e00c40101c40102cd040020cedeadbeef"
     )
     assert msgspec.msgpack.decode(packed, type=SegmentIndex) == index
 

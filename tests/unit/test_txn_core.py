@@ -23,6 +23,7 @@ from shardb.txn.locks import Key, LockTable
 from shardb.txn.oracle import STEP, Oracle
 from shardb.txn.participant import Participant
 from shardb.txn.recovery import Recovery
+from shardb.txn.replay import replay_outcome, replay_prepare
 from shardb.txn.state import State
 
 # --- oracle
@@ -242,7 +243,9 @@ class Host:
         self.rows: dict[tuple[int, bytes], list[tuple[int, bytes | None]]] = {}
         self.number = 0
 
-    def persist(self, kind: int, payload: bytes, done: Callable[..., None]) -> None:
+    def persist(
+        self, kind: int, payload: bytes, done: Callable[..., None], lazy: bool = False
+    ) -> None:
         self.log.append((kind, payload))
         self.waiting.append(done)
 
@@ -381,10 +384,10 @@ def test_a_restarted_range_holds_what_was_prepared() -> None:
     found.prepare(prepare(state.state_id), lambda _: None)
     host.flush()
     again, fresh = participant()
-    again.restore_prepare(records.decode_prepare(host.log[0][1]))
+    replay_prepare(again, records.decode_prepare(host.log[0][1]))
     assert again.blocking(7, [b"k"], None, 0, None) is not None
     assert again.locks.holders((7, b"k"))
-    again.restore_outcome(records.Outcome(TXN, STEP + 3), records.DECIDE)
+    replay_outcome(again, records.Outcome(TXN, STEP + 3), records.DECIDE)
     assert fresh.rows == {(7, b"k"): [(STEP + 3, b"row")]}
     assert not again.prepared and len(again.locks) == 0
 

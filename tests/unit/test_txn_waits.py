@@ -49,13 +49,13 @@ def slow_log(monkeypatch: pytest.MonkeyPatch) -> None:
     persist = LocalRange.persist
     delays = itertools.cycle((0.011, 0.023, 0.017, 0.031))
 
-    def slowly(self: LocalRange, kind: int, payload: bytes, done: Any) -> None:
+    def slowly(self: LocalRange, kind: int, payload: bytes, done: Any, lazy: bool = False) -> None:
         loop = asyncio.get_running_loop()
 
         def durable(error: StorageError | None) -> None:
             loop.call_later(next(delays), done, error)
 
-        persist(self, kind, payload, durable)
+        persist(self, kind, payload, durable, lazy)
 
     monkeypatch.setattr(LocalRange, "persist", slowly)
 

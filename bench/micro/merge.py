@@ -1,7 +1,6 @@
-"""Merging runs on one core: flush and compaction. Run: python -m bench.micro.bench_merge
+"""Merging runs, flush and compaction: rows of ten columns, bytes of the batches that come out.
 
-Rows have ten columns. Figures are medians of three runs; bytes are those of the batches that come
-out. Beside the first stands the same done with PyArrow: concatenate and sort.
+Beside it the same mix of four segments put in order by PyArrow: concatenate and sort.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
-from bench.micro.bench_storage import median_seconds, show
+from bench.micro.harness import measure, median_seconds, report
 from shardb._core.memload import put_many
 from shardb._core.memtable import MemTable
 from shardb._core.rowcodec import RowLayout
@@ -77,8 +76,8 @@ def bench(name: str, work: Callable[[], RunMerge]) -> None:
             pass
 
     seconds = median_seconds(drain, 3)
-    show(name, rows / seconds / 1e6, "M rows/s")
-    show("", size / seconds / 1e6, "MB/s")
+    report(name, rows / seconds, "rows/s")
+    report(f"{name}, bytes", size / seconds, "B/s")
 
 
 def main() -> None:
@@ -103,9 +102,4 @@ def main() -> None:
     updates = segment(sorted(shuffled[: ROWS // 50]), 2)
     bench("merge of updates of 2 % into a segment", lambda: merge([updates, base], gc_ts=2))
     tables = [pa.Table.from_batches(list(merge([part]))) for part in mixed]
-    seconds = median_seconds(lambda: pa.concat_tables(tables).sort_by("_key"), 3)
-    show("PyArrow sorts the same mix", ROWS / seconds / 1e6, "M rows/s")
-
-
-if __name__ == "__main__":
-    main()
+    measure("PyArrow sorts the same mix", lambda: pa.concat_tables(tables).sort_by("_key"), ROWS, 3)

@@ -1,17 +1,14 @@
-"""COPY data to dealt rows on one core. Run: python -m bench.micro.bench_copy
-
-Rows are like TPC-H's lineitem. Beside it the same by Python's csv module and one row at a time.
-"""
+"""COPY data to dealt rows like lineitem's, beside Python's csv and one row at a time."""
 
 from __future__ import annotations
 
 import csv
 import random
-import time
 from bisect import bisect_right
-from collections.abc import Callable
+from functools import partial
 from typing import Final
 
+from bench.micro.harness import measure, report
 from shardb import limits
 from shardb._core.copytext import CopyReader
 from shardb._core.keycodec import KeyCodec
@@ -20,7 +17,6 @@ from shardb._core.rowdeal import RowDealer
 from shardb.types import TypeCode
 
 ROWS: Final = 100_000
-ROUNDS: Final = 5
 MONEY: Final = (TypeCode.NUMERIC, (15 << 16 | 2) + 4)
 TYPES: Final = [
     *[(TypeCode.INT8, -1)] * 3,
@@ -79,24 +75,10 @@ def one_by_one(data: bytes) -> int:
     return sum(map(len, hands))
 
 
-def show(name: str, work: Callable[[], int]) -> None:
-    """Prints the best of some runs."""
-    best = float("inf")
-    for _ in range(ROUNDS):
-        start = time.process_time()
-        assert work() == ROWS
-        best = min(best, time.process_time() - start)
-    print(f"{name:<24}{best / ROWS * 1e9:>10.0f} ns a row")
-
-
 def main() -> None:
-    """Runs the bench."""
     draw = random.Random(1)
     data = "".join(line(number, draw) for number in range(ROWS)).encode()
-    print(f"{len(data) / ROWS:.0f} bytes a line")
-    show("CopyReader, RowDealer", lambda: deal(data))
-    show("csv, one by one", lambda: one_by_one(data))
-
-
-if __name__ == "__main__":
-    main()
+    assert deal(data) == one_by_one(data) == ROWS
+    report("bytes a line", len(data) / ROWS, "bytes")
+    measure("CopyReader, RowDealer", partial(deal, data), ROWS)
+    measure("csv, one by one", partial(one_by_one, data), ROWS)

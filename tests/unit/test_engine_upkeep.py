@@ -1,0 +1,134 @@
+"""What a node does by itself: flushes, merges, garbage, cuts of the log, back-pressure, the end."""
+
+from __future__ import annotations
+
+import pytest
+
+from shardb.rpc import messages as m
+from shardb.txn import oracle
+from tests.support.crash_disk import Disk
+from tests.support.small_node import (
+    GC_TTL_MS,
+    HIGH,
+    LAST_TS,
+    LOW,
+    MAIN,
+    Life,
+    Session,
+    set_small_limits,
+    side_table,
+    some,
+    ticks,
+    with_column,
+)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_small_limits(monkeypatch)
+
+
+def begun() -> Life:
+    life = Life(Disk(), next(ticks()))
+    life.install(MAIN)
+    return life
+
+
+def later(life: Life, ms: int) -> None:
+    """Time goes on, and the node hears of it."""
+    life.issued += oracle.from_ms(ms)
+    life.ask(m.Hello("test", 1, life.issued))
+    for local in life.node.ranges.values():
+        local.participant.note(life.issued)
+
+
+def flushed(life: Life) -> None:
+    """Has the main table's rows below the split in segments."""
+    engine = life.node.engine
+    engine.freeze(engine.tablets[LOW.id, MAIN.id])
+    life.settle()
+    assert not engine.tablets[LOW.id, MAIN.id].unsettled
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_versions_go_only_where_reads_are_refused(merge: bool) -> None:
+    life = begun()
+    first_ts = Session(life, 1).write("put", some([1], 1), commit=True).commit_ts
+    if merge:
+        flushed(life)
+    later(life, 10)
+    Session(life, 2).write("put", some([1], 2), commit=True)
+    later(life, 2 * GC_TTL_MS)
+    flushed(life)
+    flushed(life)
+    tablet = life.local(LOW).tablets[MAIN.id]
+    assert life.rows(LOW, MAIN, first_ts) == {} and tablet.gc_ts > first_ts
+    again = Life(life.disk.after_kill(), life.issued)
+    assert again.local(LOW).tablets[MAIN.id].gc_ts == tablet.gc_ts
+    assert life.rows(LOW, MAIN, LAST_TS) == {1: [1, 2, ""]}
+
+
+def test_a_new_descriptor_takes_nothing_back_while_a_flush_is_being_named() -> None:
+    life = begun()
+    later(life, 2 * GC_TTL_MS)
+    Session(life, 1).write("put", some([1]), commit=True)
+    engine = life.node.engine
+    tablet = engine.tablets[LOW.id, MAIN.id]
+    engine.freeze(tablet)
+    engine.maintenance.pump()
+    answer = life.ask(m.InstallTable(LOW, with_column(MAIN)))
+    assert life.background.step()  # the file is there, and the edit under way
+    life.settle()
+    assert answer.message == m.Ack()
+    state = engine.manifest.current.tablets[tablet.key]
+    assert (state.flushed_index, state.gc_ts) == (tablet.settled_index, tablet.gc_ts)
+    assert tablet.settled_index and tablet.gc_ts
+
+
+def test_a_table_that_the_manifest_had_no_room_for_can_be_dropped() -> None:
+    life = begun()
+    disk, engine = life.disk, life.node.engine
+    table = side_table(1)
+    disk.failing, disk.failing_paths = {"write"}, "MANIFEST"
+    life.ask(m.InstallTable(LOW, table))
+    assert life.reply(m.DropTable(LOW.id, table.id)) == m.Ack()
+    assert disk.step() and not disk.jobs
+    disk.failing = set()
+    life.settle()
+    assert (LOW.id, table.id) not in engine.manifest.current.tablets
+    assert not engine._leaving
+    Session(life, 1).write("put", some([1]), commit=True)
+
+
+@pytest.mark.parametrize("steps", range(16))
+def test_a_node_closes_whatever_is_under_way(steps: int) -> None:
+    """A flush, a merge, a link, a commit and a drop, each at any of their steps."""
+    life = begun()
+    side = side_table(1)
+    life.install(side)
+    tablets = life.node.engine.tablets
+    Session(life, 1).write("put", some(range(3), 1), side, commit=True)
+    for number in range(2, 5):  # two runs in segments, and a memtable
+        Session(life, number).write("put", some(range(500, 510), number), commit=True)
+        if number < 4:
+            tablets[LOW.id, MAIN.id].freeze(life.node.engine.new_number(), 0)
+    session = Session(life, 5)
+    for first in range(0, 180, 60):
+        session.write("insert", some(range(first, first + 60), 5, "x" * 40))
+    dropped = life.ask(m.DropTable(HIGH.id, side.id))
+    committed = life.ask(session.commit_message(LOW))
+    for step in range(steps):
+        life.disk.step() if step % 2 else life.background.step()
+        life.disk.step_timers()
+    life.node.close()
+    assert not life.disk.locks
+    assert dropped.message == m.Ack()
+    again = Life(life.disk.after_kill(), life.issued)
+    wanted = {n: [n, 4, ""] for n in range(500, 510)}
+    if isinstance(committed.message, m.Committed):
+        wanted |= {n: [n, 5, "x" * 40] for n in range(180)}
+    for _ in range(2):
+        assert again.rows(LOW, MAIN, LAST_TS) == again.scanned(LOW, MAIN, LAST_TS) == wanted
+        assert again.rows(LOW, side, LAST_TS) == {n: [n, 1, ""] for n in range(3)}
+        again.settle()
+    assert again.files() == again.named()
