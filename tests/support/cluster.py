@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.support.processes import children_of, command_of, free_port, run
@@ -18,13 +20,24 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Cluster(Server):
-    """A cluster of `shards` shard processes on `directory`. Use as a context manager."""
+    """A cluster of `shards` shard processes on `directory`. Use as a context manager.
+
+    `arguments` are further ones of `shardb start`; `limits` are other values of bounds.
+    """
 
     name = "shardb"
 
-    def __init__(self, directory: Path, shards: int = 2) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        shards: int = 2,
+        arguments: Sequence[str] = (),
+        limits: Mapping[str, int] | None = None,
+    ) -> None:
         self.directory = directory
         self.shards = shards
+        self._arguments = tuple(arguments)
+        self._limits = dict(limits or {})
         self.port = free_port()
         self.url = f"postgresql://shardb@127.0.0.1:{self.port}/shardb"
         self._process: subprocess.Popen[bytes] | None = None
@@ -54,7 +67,11 @@ class Cluster(Server):
         offset = len(self.log_text())
         command = [sys.executable, "-m", "shardb", "start", "--port", str(self.port)]
         command += ["--shards", str(self.shards), "--data", str(self.directory / "data")]
+        command += self._arguments
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        if self._limits:
+            environment["PYTHONPATH"] += f":{ROOT / 'tests' / 'support' / 'small_limits'}"
+            environment["SHARDB_TEST_LIMITS"] = json.dumps(self._limits)
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment
