@@ -262,9 +262,10 @@ class Maintenance:
         gc_ts: int = 0,
     ) -> Edit:
         engine = self._engine
+        state = engine.state_of(tablet, index, gc_ts)
         numbers = [max(meta.number, meta.order) + 1 for meta in added]
         return Edit(
-            put_tablets=(engine.state_of(tablet, index, gc_ts),),
+            put_tablets=(state,),
             remove_segments=tuple(meta.number for meta in removed),
             add_segments=tuple(added),
             next_number=max(numbers, default=0),
