@@ -1,6 +1,7 @@
 # Everything runs in .venv, which the first target to need it makes.
 #   make start   a cluster in the foreground, data under ./shardb-data   (ARGS="--shards 4 ...")
 #   make test    all tests                                              (ARGS="-k copy ...")
+#   make soak    random statements with kill -9, beside PostgreSQL      (ARGS="--minutes 60 ...")
 #   make lint    ruff, mypy, import-linter
 #   make asan    tests of shardb/_core: bad accesses, undefined behaviour (ARGS="-k copy ...")
 #   make tsan    tests of shardb/_core: data races
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := setup.py $(wildcard shardb/_core/*.pyx shardb/_core/*.pxd shardb/_core/*.h)
 
-.PHONY: start test lint asan tsan bench build format clean
+.PHONY: start test soak lint asan tsan bench build format clean
 
 start: build
 	@exec $(BIN)/shardb start $(ARGS)
@@ -18,6 +19,10 @@ start: build
 test: build
 	@tools/require test
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: build
+	@tools/require test
+	$(BIN)/python -m tests.soak $(ARGS)
 
 lint: build
 	$(BIN)/ruff check .

@@ -63,6 +63,8 @@ def merge(
         [arrow_type(column.type_code, column.typmod) for column in columns],
         gc_ts=gc_ts,
         drop_tombstones=drop_tombstones,
+        group_rows=limits.SEGMENT_GROUP_ROWS,
+        group_bytes=limits.SEGMENT_GROUP_TARGET_BYTES,
     )
 
 

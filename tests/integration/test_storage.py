@@ -196,24 +196,24 @@ def test_a_full_disk_ends_a_copy_and_nothing_else(tmp_path: Path) -> None:
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("a disk of limited size takes the right to mount one")
     try:
-        with Cluster(disk, shards=1, arguments=SMALL) as own, own.connect() as connection:
-            create(connection)
-            connection.execute("INSERT INTO large VALUES (-1, 'before')")
-            for _ in range(2):
-                with pytest.raises(psycopg.errors.DiskFull):
-                    copy(connection, *(lines(at, at + 1000) for at in range(0, 1_000_000, 1000)))
-                assert_files(own, 0)
-                assert count(connection) == 1
-            connection.execute("INSERT INTO large VALUES (-2, 'after')")
-            copy(connection, lines(0, 1000))
-            assert count(connection) == 1002
+        with Cluster(disk, shards=1, arguments=SMALL) as own:
+            with own.connect() as connection:
+                create(connection)
+                connection.execute("INSERT INTO large VALUES (-1, 'before')")
+                for _ in range(2):
+                    with pytest.raises(psycopg.errors.DiskFull):
+                        texts = (lines(at, at + 1000) for at in range(0, 1_000_000, 1000))
+                        copy(connection, *texts)
+                    assert_files(own, 0)
+                    assert count(connection) == 1
+                connection.execute("INSERT INTO large VALUES (-2, 'after')")
+                copy(connection, lines(0, 1000))
+                assert count(connection) == 1002
             own.kill_all()
             own.start()
-        with own.connect() as connection:
-            assert count(connection) == 1002
+            with own.connect() as connection:
+                assert count(connection) == 1002
     finally:
-        if own._process is not None:
-            own.stop()
         subprocess.run(["umount", str(disk)], check=True)
 
 

@@ -28,7 +28,8 @@ SMALL_LIMITS = {  # of `Cluster`: everything is flushed, merged and cut off the 
     "MEMTABLE_MAX_BYTES": 128 * KIB,
     "INGEST_MIN_BYTES": 32 * KIB,
     "SEGMENT_TARGET_BYTES": 256 * KIB,
-    "BULK_BATCH_BYTES": 32 * KIB,
+    "SEGMENT_GROUP_ROWS": 700,
+    "BULK_BATCH_BYTES": 64 * KIB,
     "BULK_ROWS_MIN": 500,
     "LOG_FILE_TARGET_BYTES": 1024 * KIB,
     "LOG_UNSETTLED_MAX_BYTES": 512 * KIB,
@@ -296,7 +297,7 @@ class Differential:
             if unit.changes_schema:
                 kill()
             else:
-                timer = threading.Timer(self.workload.choice.random() * 0.1, kill)
+                timer = threading.Timer(self.workload.choice.random() * 0.05, kill)
                 timer.start()
         ours = self._run_to_the_end(unit)
         if timer is not None:
