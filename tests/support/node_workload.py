@@ -497,4 +497,3 @@ class Workload:
                             }
                         else:
                             assert found == wanted, (read.__name__, place, ts, tablet.gc_ts)
-
