@@ -1,7 +1,7 @@
 """Clients of a small node, what they were promised, and what must be there whatever happens.
 
-One seed makes one run: which statements are sent, when each thing in the background happens, and how
-transactions end. The `Book` holds what the rows are in plain Python; it lives on over crashes.
+One seed makes one run: which statements are sent, when each thing in the background happens, and
+how transactions end. The `Book` holds what the rows are in plain Python; it lives on over crashes.
 """
 
 from __future__ import annotations
@@ -255,9 +255,11 @@ class Workload:
 
     def _failed(self, client: Client, failure: m.Failure, final: bool) -> None:
         """A statement was refused; what went before it stays."""
-        fine = {"40001", "40P01", "23505"} | ({"53100"} if self.full else set())
-        assert failure.sqlstate in fine, failure
-        self._count(failure.sqlstate)
+        if failure.sqlstate in ("40001", "40P01", "23505"):
+            self._count(failure.sqlstate)
+        else:
+            self._no_room(failure)
+            assert failure.aborted or not final
         if final or not client.session.states:
             client.ended = True
         client.left = 0
@@ -286,7 +288,7 @@ class Workload:
                     client.asked[range_.id] = reply.min_commit_ts
                     self._count("prepare")
                 else:
-                    assert isinstance(reply, m.Failure) and self.full, reply
+                    self._no_room(reply)
                     client.decision = 0
                     client.told.add(range_.id)
 
@@ -324,7 +326,7 @@ class Workload:
 
             def take(reply: m.Message, range_id: int = range_id) -> None:
                 if isinstance(reply, m.Failure):  # told again
-                    assert self.full, reply
+                    self._no_room(reply)
                     return
                 client.told.add(range_id)
                 client.ended = client.told == set(client.session.states)
@@ -354,14 +356,13 @@ class Workload:
             left = set(RANGES)
             for range_ in RANGES:
 
-                def take(reply: m.Message, range_: Range = range_) -> None:
-                    assert reply == m.Ack() or self.full, reply
+                def done(range_: Range = range_) -> None:
                     left.discard(range_)
                     client.ended = not left
-                    if not left and not self.full:
+                    if not left:
                         self._dropped(table.id)
 
-                client.waiting.append((self.life.ask(m.DropTable(range_.id, table.id)), take))
+                self._ask(client, m.DropTable(range_.id, table.id), done)
             self.clients.append(client)
             self._count("drop")
         elif MAIN.id not in used and len(self.wanted[MAIN.id].history) < ALTERS_MAX:
@@ -375,16 +376,32 @@ class Workload:
         left = set(RANGES)
         for range_ in RANGES:
 
-            def take(reply: m.Message, range_: Range = range_) -> None:
-                assert reply == m.Ack(), reply
+            def done(range_: Range = range_) -> None:
                 left.discard(range_)
                 client.ended = not left
                 if not left:
                     self.tables[table.id] = table
                     self._count("install")
 
-            client.waiting.append((self.life.ask(m.InstallTable(range_, table)), take))
+            self._ask(client, m.InstallTable(range_, table), done)
         self.clients.append(client)
+
+    def _ask(self, client: Client, message: m.Message, done: Callable[[], None]) -> None:
+        """Until it is done: there may be no room for it yet."""
+
+        def take(reply: m.Message) -> None:
+            if reply == m.Ack():
+                done()
+                return
+            self._no_room(reply)
+            self._ask(client, message, done)
+
+        client.waiting.append((self.life.ask(message), take))
+
+    def _no_room(self, reply: m.Message) -> None:
+        assert self.full and isinstance(reply, m.Failure) and reply.sqlstate == "53100", reply
+        assert "No space left" in reply.message
+        self._count("53100")
 
     def _dropped(self, table_id: int) -> None:
         self.dropping.discard(table_id)
