@@ -131,12 +131,16 @@ class ShardNode:
     def retained(self, range_id: int, needed: int) -> int:
         """The least index of a range's log that is needed."""
         local = self.ranges.get(range_id)
-        return needed if local is None else local.retained(needed)
+        return needed if local is None else local.retention.retained(needed, self._newest_issued())
 
     def gc_ts(self) -> int:
         """Overwritten versions are kept for `gc_ttl_ms`."""
-        issued = [local.participant.known_issued for local in self.ranges.values()]
-        return max(max(issued, default=0) - oracle.from_ms(self._gc_ttl_ms), 0)
+        return max(self._newest_issued() - oracle.from_ms(self._gc_ttl_ms), 0)
+
+    def _newest_issued(self) -> int:
+        """What time it is, as far as any range has heard."""
+        issued = (local.participant.known_issued for local in self.ranges.values())
+        return max(issued, default=0)
 
     def _range(self, engine: Engine, descriptor: Range) -> LocalRange:
         local = self.ranges.get(descriptor.id)

@@ -80,6 +80,8 @@ class LocalRange:
         schema = schema_of(table)
         self.tablets[table.id] = self.engine.install(self.id, table.id, schema, descriptor)
         self.tables[table.id] = table
+        for meta in self.tablets[table.id].metas:
+            self.participant.raise_to(meta.max_ts)
 
     def drop(self, table_id: int) -> None:
         """Forgets a table's tablet."""
@@ -108,17 +110,9 @@ class LocalRange:
         """For the large inserts of a transaction into a table."""
         return Bulk(Ingest(self.engine, self.tablets[table_id]))
 
-    def retained(self, needed: int) -> int:
-        """See `Retention.retained`."""
-        participant = self.participant
-        now = max(participant.known_issued, participant.newest_commit_ts)
-        return self.retention.retained(needed, now)
-
     def note_record(self, kind: int, payload: bytes, index: int) -> None:
         """A record is durable, or replayed."""
-        participant = self.participant
-        now = max(participant.known_issued, participant.newest_commit_ts)
-        self.retention.note(kind, payload, index, now)
+        self.retention.note(kind, payload, index, self.participant.known_issued)
 
     # --- the participant's host
 

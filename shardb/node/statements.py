@@ -302,7 +302,7 @@ class RowStatement(Statement):
 
     def _work(self, state: State) -> Waits:
         spec = self.registered.spec
-        if spec.kind != "select":
+        if spec.kind != "select" and self.local.engine.maintenance.pressed:
             yield from self.room()
         if spec.kind == "insert":
             yield from self._insert(state)

@@ -60,12 +60,14 @@ class Ingest:
         self._waiting: list[Ready] = []
         self._failure: StorageError | None = None
         self._closed = False
+        engine.privates.add(self)
 
     @classmethod
     def restore(cls, engine: Engine, tablet: Tablet, metas: Iterable[SegmentMeta]) -> Ingest:
         """What a prepared transaction had, after a restart.
 
-        Files that are not there any more were linked and merged: its decision follows in the log.
+        Files are opened when they are read: if its decision follows in the log, they may have been
+        linked, merged and removed since.
         """
         found = cls(engine, tablet)
         metas = list(metas)
@@ -73,8 +75,6 @@ class Ingest:
         for meta in metas:
             part = _Part(None, 0, set())
             part.metas = [meta]
-            if engine.has_segment(meta):
-                part.segments = [engine.open_segment(meta)]
             found._parts.append(part)
         return found
 
@@ -87,7 +87,7 @@ class Ingest:
         """
         version = int.from_bytes(rows[4:6], "little")  # one statement's rows have one layout
         if version != self._version:
-            self._seal()
+            self.seal()
             self._version = version
         self._statements.add(statement)
         before = self._memtable.entries
@@ -97,7 +97,7 @@ class Ingest:
             unique = unique and self._sealed_runs().first_existing(keys, count) < 0
         self._count()
         if self._memtable.memory_bytes >= self._engine.budget.memtable_bytes:
-            self._seal()
+            self.seal()
         return unique
 
     def first_held(self, keys: bytes, count: int) -> int:
@@ -124,9 +124,14 @@ class Ingest:
         for part in reversed(self._parts):
             if part.memtable is not None:
                 runs.append((True, [(part.memtable, schema.map(part.version, version))]))
-            elif part.segments:
-                runs.append((True, [tablet.piece(s, version) for s in part.segments]))
+            elif part.metas:
+                runs.append((True, [tablet.piece(s, version) for s in self._segments(part)]))
         return runs
+
+    def _segments(self, part: _Part) -> list[Segment]:
+        if not part.segments:
+            part.segments = [self._engine.open_segment(meta) for meta in part.metas]
+        return part.segments
 
     def _sealed_runs(self) -> Runs:
         if self._sealed is None:
@@ -169,7 +174,7 @@ class Ingest:
                     piece = part.memtable, schema.map(part.version, version)
                     sources.append((False, [piece]))
                 else:
-                    pieces = [self._tablet.piece(s, version) for s in part.segments]
+                    pieces = [self._tablet.piece(s, version) for s in self._segments(part)]
                     sources.append((False, pieces))
                 statements |= {number for number in part.statements if wanted(number)}
             self._discard(part)
@@ -188,7 +193,7 @@ class Ingest:
 
     def absorb(self, overlay: Mapping[bytes, bytes | None]) -> None:
         """Takes the transaction's later writes by key as well, so that all goes in one way."""
-        self._seal()
+        self.seal()
         for key, row in overlay.items():
             if row is not None:
                 row = self._tablet.as_version(row, self._version)
@@ -206,7 +211,7 @@ class Ingest:
 
     def when_durable(self, call: Ready) -> None:
         """Has everything written to segments; `call(None)`, perhaps at once, or with the error."""
-        self._seal()
+        self.seal()
         if self._failure is not None or not self._unflushed():
             call(self._failure)
             return
@@ -224,6 +229,7 @@ class Ingest:
         if self._closed:
             return
         self._closed = True
+        self._engine.privates.discard(self)
         for part in self._parts:
             if not linked:
                 self._discard(part)
@@ -237,7 +243,7 @@ class Ingest:
 
     def _count(self) -> None:
         """Keeps the engine's count of private memory true."""
-        now = self._memtable.memory_bytes if self._memtable.entries else 0
+        now = self.unsealed_bytes
         now += sum(p.memtable.memory_bytes for p in self._parts if p.memtable is not None)
         self._engine.private_bytes += now - self._counted_bytes
         self._counted_bytes = now
@@ -246,7 +252,12 @@ class Ingest:
         part.discarded = True
         self._engine.remove_later(meta.number for meta in part.metas)
 
-    def _seal(self) -> None:
+    @property
+    def unsealed_bytes(self) -> int:
+        """What `seal` would have written."""
+        return self._memtable.memory_bytes if self._memtable.entries else 0
+
+    def seal(self) -> None:
         """Has a worker make a segment of the memtable."""
         if not self._memtable.entries:
             return

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from shardb import limits
@@ -41,13 +43,13 @@ class Maintenance:
         self._linking: set[tuple[int, int]] = set()  # tablets with a link's edit under way
         self._work: set[RunMerge] = set()
         self._waiting: list[Callable[[], None]] = []
-        self._blocked: dict[tuple[int, int], StorageError] = {}  # merges that damage prevents
+        self._blocked: dict[Tablet, int] = {}  # the order of the newest run that damage keeps
         self._retry_in_ms = 0
         self._trim_ms = 0
         self._started = False
         self.stopped = False
         self.pressed = False
-        self.failure: StorageError | None = None  # of the newest flush, until one succeeds
+        self.failure: StorageError | None = None  # of what was tried last, until something succeeds
         self.flushes = 0
         self.merges = 0
         self.merged_bytes = 0
@@ -110,17 +112,18 @@ class Maintenance:
         for tablet in engine.tablets.values():
             if tablet.memtable.memory_bytes >= budget.memtable_bytes:
                 engine.freeze(tablet)
-        active = sorted(
-            (tablet for tablet in engine.tablets.values() if tablet.memtable.entries),
-            key=lambda tablet: tablet.memtable.memory_bytes,
-        )
-        frozen_bytes = engine.memtable_bytes - sum(t.memtable.memory_bytes for t in active)
-        while (
-            active and not frozen_bytes and engine.memtable_bytes > budget.memtables_bytes * 7 // 10
-        ):
-            frozen_bytes += active[-1].memtable.memory_bytes
-            engine.freeze(active.pop())
-        for tablet in active:
+        active: list[tuple[int, Callable[[], object]]] = [
+            (tablet.active_bytes, partial(engine.freeze, tablet))
+            for tablet in engine.tablets.values()
+        ]
+        active += [(private.unsealed_bytes, private.seal) for private in engine.privates]
+        size, freeze = max(active, key=itemgetter(0), default=(0, lambda: None))
+        others = engine.memtable_bytes - sum(size for size, _ in active)
+        if size and not others and engine.memtable_bytes > budget.memtables_bytes * 7 // 10:
+            freeze()  # one is enough, as long as it is not written yet
+        for tablet in engine.tablets.values():
+            if not tablet.memtable.entries:
+                continue
             if not tablet.since_log_bytes:
                 tablet.since_log_bytes = engine.log_bytes
             elif engine.log_bytes - tablet.since_log_bytes > limits.LOG_UNSETTLED_MAX_BYTES:
@@ -131,7 +134,8 @@ class Maintenance:
         full = engine.memtable_bytes > engine.budget.memtables_bytes
         if not full:
             full = any(
-                len(tablet.shape) > limits.RUNS_STALL_MAX for tablet in engine.tablets.values()
+                len(self._mergeable(tablet)) > limits.RUNS_STALL_MAX
+                for tablet in engine.tablets.values()
             )
         self.pressed = full
         if not full or self.failure is not None:
@@ -158,6 +162,7 @@ class Maintenance:
                 self._failed("name a transaction's segments in the manifest", error)
             elif not tablet.dropped:
                 tablet.settle(item)
+                self.failure = None
                 self._engine.cut_log()
                 self.pump()
 
@@ -207,11 +212,16 @@ class Maintenance:
         sources: Sequence[MemTable | Segment],
     ) -> Callable[[], list[Segment]]:
         """Writes, opens what was written, and tells the shadows what takes the sources' place."""
-        shadows, runs = tablet.shadows, tablet.runs()
+        shadows = tablet.shadows
+        try:
+            runs = tablet.runs()
+        except StorageError:  # of another segment; the shadows learn anew what they need
+            runs = None
 
         def job() -> list[Segment]:
             made = jobs.make_segments(work, target)
-            shadows.replace(runs, sources, made)
+            if runs is not None:
+                shadows.replace(runs, sources, made)
             return made
 
         return job
@@ -257,7 +267,7 @@ class Maintenance:
             remove_segments=tuple(meta.number for meta in removed),
             add_segments=tuple(added),
             next_number=max(numbers, default=0),
-            range_indexes=engine.index_of(tablet.range_id),
+            range_indexes=engine.index_of(tablet.range_id, state.flushed_index),
         )
 
     # --- merging
@@ -269,12 +279,20 @@ class Maintenance:
         for tablet in sorted(
             self._engine.tablets.values(), key=lambda tablet: len(tablet.shape), reverse=True
         ):
-            if tablet.key in self._blocked or tablet.unsettled_links:
+            if tablet.unsettled_links:
                 continue
-            choice = policy.choose(tablet.shape, gc_ts)
+            runs = self._mergeable(tablet)
+            choice = policy.choose(runs, gc_ts, whole=len(runs) == len(tablet.shape))
             if choice is not None:
                 self._merge(tablet, choice, gc_ts)
                 return
+
+    def _mergeable(self, tablet: Tablet) -> list[list[SegmentMeta]]:
+        """The tablet's runs, newest first, up to where damage was found."""
+        kept = self._blocked.get(tablet, 0)
+        if not kept:
+            return tablet.shape
+        return [run for run in tablet.shape if all(meta.order > kept for meta in run)]
 
     def _merge(self, tablet: Tablet, choice: policy.Choice, gc_ts: int) -> None:
         engine = self._engine
@@ -283,7 +301,7 @@ class Maintenance:
         try:
             segments = [tablet.segment(meta) for meta in inputs]
         except StorageError as error:
-            self._block(tablet, error)
+            self._block(tablet, inputs, error)
             return
         version = max(tablet.version_of(segment) for segment in segments)
         sources = [tablet.piece(segment, version) for segment in segments]
@@ -299,7 +317,7 @@ class Maintenance:
             if made is None:
                 self._merging = None
                 if isinstance(error, CoreError) and error.sqlstate == "XX001":
-                    self._block(tablet, StorageError("XX001", error.message))
+                    self._block(tablet, inputs, error)
                 else:
                     self._failed("merge segments", error)
                 return
@@ -323,6 +341,7 @@ class Maintenance:
             tablet.replace(inputs, made)
             tablet.gc_ts = max(tablet.gc_ts, gc_ts)
             self.merges += 1
+            self.failure = None
             self.merged_bytes += sum(meta.bytes for meta in metas)
             engine.remove_later(meta.number for meta in inputs)
             self.pump()
@@ -335,10 +354,12 @@ class Maintenance:
 
     # --- failures
 
-    def _block(self, tablet: Tablet, error: StorageError) -> None:
-        """Damage: reads say so, merges leave the tablet alone."""
-        self._blocked[tablet.key] = error
-        log.error("range %d is not merged any more: %s", tablet.range_id, error.message)
+    def _block(
+        self, tablet: Tablet, inputs: Sequence[SegmentMeta], error: StorageError | CoreError
+    ) -> None:
+        """Damage: reads say so, and merges leave alone what is there."""
+        self._blocked[tablet] = max(meta.order for meta in inputs)
+        log.error("range %d is not merged as before: %s", tablet.range_id, error.message)
 
     def _failed(self, what: str, error: BaseException | None) -> None:
         if self.stopped:

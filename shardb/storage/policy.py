@@ -22,8 +22,8 @@ class Choice(NamedTuple):
     bottom: bool
 
 
-def choose(runs: Sequence[Sequence[SegmentMeta]], gc_ts: int) -> Choice | None:
-    """What to merge among `runs`, newest first, or None.
+def choose(runs: Sequence[Sequence[SegmentMeta]], gc_ts: int, whole: bool = True) -> Choice | None:
+    """What to merge among `runs`, newest first, or None. `whole`: there are none older than these.
 
     `gc_ts`: what only snapshots below it need may go, so that a run of many deletions is worth a
     merge of its own.
@@ -34,12 +34,12 @@ def choose(runs: Sequence[Sequence[SegmentMeta]], gc_ts: int) -> Choice | None:
         for first in range(count - limits.RUNS_MERGE_MIN + 1):
             end = _extend(sizes, first)
             if end - first >= limits.RUNS_MERGE_MIN:
-                return Choice(first, end, end == count)
+                return Choice(first, end, whole and end == count)
     if count > limits.RUNS_TARGET_MAX:
         width = count - limits.RUNS_TARGET_MAX + 1
         first = min(range(count - width + 1), key=lambda at: sum(sizes[at : at + width]))
-        return Choice(first, first + width, first + width == count)
-    if runs and _is_mostly_dead(runs[-1], gc_ts):
+        return Choice(first, first + width, whole and first + width == count)
+    if whole and runs and _is_mostly_dead(runs[-1], gc_ts):
         return Choice(count - 1, count, True)
     return None
 

@@ -20,6 +20,7 @@ from shardb._core.memtable import MemTable
 from shardb._core.runs import Runs
 from shardb._core.segment import Segment
 from shardb._core.shadow import Shadows
+from shardb.errors import StorageError
 from shardb.storage.pieces import Piece, Run
 from shardb.storage.schema import TabletSchema
 from shardb.storage.segmentformat import SegmentIndex, SegmentMeta
@@ -112,7 +113,10 @@ class Tablet:
 
     def newest(self, key: bytes, version: int = 0) -> tuple[bytes | None, int] | None:
         """(row, or None if deleted; its commit_ts) of the newest version, or None."""
-        return self.runs(version).newest(key)
+        runs = self._runs.get(version)
+        if runs is None:
+            runs = self.runs(version)
+        return runs.newest(key)
 
     def view(self, own: Sequence[Run], version: int = 0) -> Runs:
         """The same with a transaction's own runs, newest first, before all others."""
@@ -264,7 +268,10 @@ class Tablet:
         self._add(new)
         self._changed()
         if self.shadows.memory_bytes:
-            self.shadows.keep(self.runs())
+            try:
+                self.shadows.keep(self.runs())
+            except StorageError:  # of another segment; nobody can scan, then
+                self.shadows.clear()
 
     def _add(self, segments: Sequence[Segment]) -> None:
         metas = []
@@ -311,10 +318,13 @@ class Tablet:
 
     @property
     def memory_bytes(self) -> int:
-        """What memtables take."""
-        return self.memtable.memory_bytes + sum(
-            item.memtable.memory_bytes for item in self.unsettled if isinstance(item, Frozen)
-        )
+        """What memtables take that have rows: a flush can free no others."""
+        return self.active_bytes + sum(item.memtable.memory_bytes for item in self.frozen)
+
+    @property
+    def active_bytes(self) -> int:
+        """What the active memtable takes; nothing if it has no rows."""
+        return self.memtable.memory_bytes if self.memtable.entries else 0
 
     @property
     def open_segments(self) -> list[Segment]:

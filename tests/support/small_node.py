@@ -7,7 +7,7 @@ points, so that a crash can be put at any of them.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,12 +22,14 @@ from shardb._core.rowcursor import RowCursor
 from shardb.errors import StorageError
 from shardb.meta.descriptors import Column, Range, Table
 from shardb.node import retention, writes
+from shardb.node.bulk import Bulk
 from shardb.node.node import ShardNode
 from shardb.node.ranges import LocalRange, schema_of
 from shardb.rpc import framing
 from shardb.rpc import messages as m
 from shardb.rpc.transport import ServerConnection
 from shardb.storage import jobs
+from shardb.storage.ingest import Ingest
 from shardb.storage.log import Log
 from shardb.storage.memory import MemoryBudget
 from shardb.storage.scan import scan_runs
@@ -234,6 +236,15 @@ class Life:
         self.disk.step_timers()
         return worked
 
+    def until(self, condition: Callable[[], bool]) -> None:
+        """One thing after the other, as far as need be."""
+        for _ in range(500):
+            if condition():
+                return
+            if not self.disk.step() and not self.background.step():
+                self.disk.step_timers()
+        raise AssertionError("it does not come to that")
+
     def settle(self) -> None:
         """Everything that is due is done."""
         idle = 0
@@ -309,6 +320,12 @@ class Life:
                 found[cast(int, ident)] = list(row[:-2])
         return found
 
+    def ingest(self, session: Session, range_: Range) -> Ingest:
+        """A transaction's large insert into the main table."""
+        bulk = self.local(range_).participant.states[session.id].bulk[MAIN.id]
+        assert isinstance(bulk, Bulk)
+        return bulk.ingest
+
     def files(self) -> set[int]:
         """The numbers of the files in the directory of segments."""
         names = self.disk.names(f"{PATH}/segments")
@@ -319,7 +336,8 @@ class Life:
         found = set(self.node.engine.manifest.current.segments)
         for _, state in self.node.prepared_states():
             for bulk in state.bulk.values():
-                found |= {meta.number for meta in bulk.ingest.metas()}  # type: ignore[attr-defined]
+                assert isinstance(bulk, Bulk)
+                found |= {meta.number for meta in bulk.ingest.metas()}
         return found
 
 

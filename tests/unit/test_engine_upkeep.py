@@ -1,4 +1,4 @@
-"""What a node does by itself: flushes, merges, garbage, the log's end, back-pressure, shutting down."""
+"""What a node does by itself: flushes, merges, garbage, cuts of the log, pressure, closing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from tests.support.small_node import (
     LAST_TS,
     LOW,
     MAIN,
+    SPLIT,
     Life,
     Session,
+    SmallBudget,
     set_small_limits,
     side_table,
     some,
@@ -132,3 +134,80 @@ def test_a_node_closes_whatever_is_under_way(steps: int) -> None:
         assert again.rows(LOW, side, LAST_TS) == {n: [n, 1, ""] for n in range(3)}
         again.settle()
     assert again.files() == again.named()
+
+
+def test_many_middling_memtables_do_not_stop_writers() -> None:
+    """None is large, all together are: the largest is flushed, although others are empty."""
+    budget = SmallBudget(memtables=100_000, memtable=1_000_000)
+    life = Life(Disk(), next(ticks()), budget)
+    for number in range(20):
+        life.install(side_table(number))
+    for number in range(20):
+        rows = some(range(60), 1, "x" * 40)
+        Session(life, number).write("put", rows, side_table(number), commit=True)
+    assert life.node.engine.maintenance.flushes
+
+
+def test_open_transactions_with_much_in_memory_do_not_stop_one_another() -> None:
+    budget = SmallBudget(memtables=60_000, memtable=1_000_000)
+    life = Life(Disk(), next(ticks()), budget)
+    life.install(MAIN)
+    sessions = [Session(life, number) for number in range(6)]
+    for part in range(3):
+        for number, session in enumerate(sessions):
+            first = 100 * number + 10 * part
+            session.write("insert", some(range(first, first + 10), number))
+    for session in sessions:
+        session.commit()
+    assert len(life.rows(LOW, MAIN, LAST_TS)) == 180
+    assert not life.node.engine.private_bytes and not life.node.engine.privates
+    life.settle()
+    assert life.files() == life.named()
+
+
+def test_the_manifest_knows_of_every_index_that_it_calls_settled() -> None:
+    life = begun()
+    session = Session(life, 1)
+    for first in range(0, 180, 60):
+        session.write("insert", some(range(first, first + 60), 1, "x" * 40))
+    session.commit()
+    life.settle()
+    state = life.node.engine.manifest.current
+    assert state.tablets[LOW.id, MAIN.id].flushed_index == state.range_indexes[LOW.id] == 2
+
+
+def test_newest_timestamps_are_known_when_the_log_is_gone() -> None:
+    life = begun()
+    commit_ts = 0
+    for number in range(60):
+        later(life, 100)
+        reply = Session(life, number).write("put", some([1], number, "x" * 99), commit=True)
+        commit_ts = reply.commit_ts
+        if number == 9:
+            Session(life, 99).write("put", some([SPLIT]), commit=True)
+            life.node.engine.freeze(life.node.engine.tablets[HIGH.id, MAIN.id])
+            life.settle()
+    flushed(life)
+    logs = [path for path in life.disk.written if "/log/" in path]
+    assert sum(len(life.disk.written[path]) for path in logs) < 12_000  # an idle range keeps none
+    life = Life(life.disk.after_kill(), 0)
+    for local in life.node.ranges.values():
+        newest = max(meta.max_ts for meta in local.tablets[MAIN.id].metas)
+        assert local.participant.read_at(0, 0) >= newest
+    assert life.local(LOW).participant.newest_commit_ts == commit_ts
+
+
+def test_an_error_is_not_told_to_writers_once_it_has_passed() -> None:
+    life = begun()
+    engine = life.node.engine
+    work = engine.maintenance
+    for number in range(2):
+        Session(life, number).write("put", some([1], number), commit=True)
+        engine.freeze(engine.tablets[LOW.id, MAIN.id])
+        life.until(lambda number=number: work.flushes > number)
+    life.disk.failing, life.disk.failing_paths = {"create"}, ".arrow"
+    life.until(lambda: work.failure is not None)
+    life.disk.failing = set()
+    assert not work.merges
+    life.settle()
+    assert work.merges and work.failure is None
