@@ -22,11 +22,10 @@ class Retention:
         self._prepares: dict[bytes, tuple[int, int]] = {}  # its index, its decision's (0: open)
         # (index, time) of a record every now and then; the time of those replayed is not known.
         self._ages: deque[tuple[int, int]] = deque()
+        self.due = -1  # until then, and then too, only prepares and decisions need a `note`
 
     def note(self, kind: int, payload: bytes, index: int, now: int) -> None:
         """A record is durable, or replayed."""
-        if kind == records.COMMIT and self._ages and now <= self._ages[-1][1] + STEP:
-            return  # nearly always
         if kind == records.PREPARE:
             self._prepares[records.txn_id_of(payload)] = (index, 0)
         elif kind == records.DECIDE:
@@ -34,8 +33,9 @@ class Retention:
             found = self._prepares.get(txn_id)
             if found is not None:
                 self._prepares[txn_id] = (found[0], index)
-        if not self._ages or now > self._ages[-1][1] + STEP:
+        if not self._ages or now > self.due:
             self._ages.append((index, now))
+            self.due = now + STEP
 
     def retained(self, needed: int, now: int) -> int:
         """The least index that is needed, where tablets need all from `needed` on."""
