@@ -242,8 +242,11 @@ class ShardNode:
             ts = participant.read_at(read_ts, message.floor)
             if read_ts and read_ts < tablet.gc_ts:
                 raise too_old(read_ts)
+            version = registered.spec.schema_version
             data, rows, _ = program.select(
-                local.runs(registered.spec.table_id, registered.spec.schema_version, state),
+                tablet.runs(version)
+                if state is None
+                else local.runs(tablet.table_id, version, state),
                 read_ts or TS_MAX,
                 params,
                 message.formats,

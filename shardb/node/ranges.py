@@ -111,7 +111,9 @@ class LocalRange:
 
     def note_record(self, kind: int, payload: bytes, index: int) -> None:
         """A record is durable, or replayed."""
-        self.retention.note(kind, payload, index, self.participant.known_issued)
+        now = self.participant.known_issued
+        if kind != records.COMMIT or now > self.retention.due:
+            self.retention.note(kind, payload, index, now)
 
     # --- the participant's host
 

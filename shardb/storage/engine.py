@@ -112,6 +112,7 @@ class Engine:
         self.files = files
         self.background = background
         self.budget = budget or MemoryBudget()
+        self._memtable_bytes = self.budget.memtable_bytes
         self.tablets: dict[TabletKey, Tablet] = {}
         self.descriptors: dict[TabletKey, bytes] = {}
         self.segments_path = f"{path}/segments"
@@ -332,12 +333,9 @@ class Engine:
 
     def written(self, tablet: Tablet) -> None:
         """Something was applied to the tablet: a memtable that has grown large is frozen."""
-        if self._is_large(tablet):
+        if tablet.memtable.memory_bytes >= self._memtable_bytes:
             self.freeze(tablet)
             self.maintenance.pump()
-
-    def _is_large(self, tablet: Tablet) -> bool:
-        return tablet.memtable.memory_bytes >= self.budget.memtable_bytes
 
     def freeze(self, tablet: Tablet) -> None:
         """Begins a new memtable."""

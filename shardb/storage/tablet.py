@@ -113,7 +113,10 @@ class Tablet:
 
     def newest(self, key: bytes, version: int = 0) -> tuple[bytes | None, int] | None:
         """(row, or None if deleted; its commit_ts) of the newest version, or None."""
-        return self.runs(version).newest(key)
+        runs = self._runs.get(version)
+        if runs is None:
+            runs = self.runs(version)
+        return runs.newest(key)
 
     def view(self, own: Sequence[Run], version: int = 0) -> Runs:
         """The same with a transaction's own runs, newest first, before all others."""
