@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from shardb import limits
 from shardb.rpc import messages as m
+from shardb.storage import policy
 from shardb.txn import oracle
 from tests.support.crash_disk import Disk
 from tests.support.small_node import (
@@ -241,7 +243,8 @@ def test_writes_after_a_restart_are_newer_than_what_was_linked() -> None:
     life.settle()
     life = Life(life.disk.after_kill(), life.issued)
     Session(life, 2).write("put", some([170], 2), commit=True)
-    flushed(life)
+    life.node.engine.freeze(life.local(LOW).tablets[MAIN.id])
+    life.until(lambda: life.node.engine.maintenance.flushes == 1)  # and nothing is merged
     assert life.rows(LOW, MAIN, LAST_TS)[170] == [170, 2, ""]
     assert life.scanned(LOW, MAIN, LAST_TS)[170] == [170, 2, ""]
 
@@ -272,3 +275,35 @@ def test_the_log_keeps_tables_that_the_manifest_does_not_know_yet(change: str) -
     assert not life.local(LOW).tablets[MAIN.id].unsettled
     life = Life(life.disk.after_kill(), life.issued)
     assert (side.id in life.local(LOW).tablets) == (change == "install")
+
+
+def test_reads_of_dropped_versions_are_refused() -> None:
+    life = begun()
+    Session(life, 1).write("put", some([1], 1), commit=True)
+    later(life, 2 * GC_TTL_MS)
+    flushed(life)
+    gc_ts = life.local(LOW).tablets[MAIN.id].gc_ts
+    assert gc_ts
+    for read in (life.selected, life.scan):
+        refused = read(1, gc_ts - 1)
+        assert isinstance(refused, m.Failure) and refused.sqlstate == "72000"
+        assert not isinstance(read(1, gc_ts), m.Failure)
+
+
+def test_writers_wait_for_merges_when_there_are_too_many_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    life = begun()
+    tablet = life.local(LOW).tablets[MAIN.id]
+    with monkeypatch.context() as without_merges:
+        without_merges.setattr(policy, "choose", lambda *args, **options: None)
+        for number in range(limits.RUNS_STALL_MAX + 1):
+            Session(life, number).write("put", some([1], number), commit=True)
+            flushed(life)
+        waits = life.ask(Session(life, 99).write_message("put", some([1], 99), MAIN, True))
+        life.settle()
+        assert life.node.engine.maintenance.pressed and waits.message is None
+    life.settle()
+    assert isinstance(waits.message, m.Written)
+    assert len(tablet.shape) <= limits.RUNS_TARGET_MAX
+    assert life.rows(LOW, MAIN, LAST_TS) == {1: [1, 99, ""]}
