@@ -18,10 +18,13 @@ from tests.support.cluster import Cluster
 from tests.support.differential import SMALL_LIMITS, Differential, Workload
 from tests.support.memory import Peaks, copy_numbered
 from tests.support.postgres import Postgres
+from tests.support.sums import Sums
 
 UNITS = 200
 COMPARE_EVERY = 20
 KILL_PART = 0.08  # of units, in every other round
+SUMS_SECONDS = 40
+SUMS_KILLS = 6
 BUDGET_MIB = 64
 
 
@@ -46,6 +49,22 @@ def random_round(directory: Path, postgres: Postgres, seed: int, kills: bool) ->
             raise
         print(f"seed {seed}: {runs.units} units, {runs.kills} kills, {runs.again} run again")
         runs.close()
+
+
+def sums_round(directory: Path, seed: int) -> None:
+    """Clients beside one another, and kill -9 of any process."""
+    choice = random.Random(seed)
+    victims = (("shardb.node", 1), ("shardb.node", 2), ("coordinator.server", 0))
+    with Cluster(directory, arguments=["--memory", "256MiB"], limits=SMALL_LIMITS) as cluster:
+        load = Sums(cluster, seed)
+        load.start()
+        for _ in range(SUMS_KILLS):
+            time.sleep(SUMS_SECONDS / SUMS_KILLS)
+            with contextlib.suppress(RuntimeError, ProcessLookupError):
+                cluster.kill_child(*choice.choice(victims))
+        load.stop()
+        load.check()
+        print(f"sums, seed {seed}: {dict(load.done)}, lost {dict(load.lost)}")
 
 
 def large_round(directory: Path) -> None:
@@ -81,6 +100,7 @@ def main() -> None:
         seed = options.seed
         while True:
             random_round(Path(path) / str(seed), postgres, seed, kills=bool(seed % 2))
+            sums_round(Path(path) / f"sums{seed}", seed)
             seed += 1
             if time.monotonic() > end:
                 break

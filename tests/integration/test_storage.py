@@ -23,6 +23,7 @@ from tests.support.cluster import Cluster
 from tests.support.differential import SMALL_LIMITS, Connection, Differential, Workload
 from tests.support.memory import Peaks, copy_numbered
 from tests.support.postgres import Postgres
+from tests.support.sums import Sums
 
 ROWS = 30_000
 COPY = "COPY large FROM STDIN"
@@ -109,6 +110,20 @@ def test_killed_shards_lose_nothing(tmp_path: Path, postgres: Postgres) -> None:
         runs.reconnect()
         runs.compare()
         runs.close()
+
+
+def test_sums_stay_while_everything_is_flushed(tmp_path: Path) -> None:
+    with Cluster(tmp_path, arguments=("--memory", "256MiB"), limits=SMALL_LIMITS) as own:
+        load = Sums(own, seed=1)
+        load.start()
+        time.sleep(3)
+        own.kill_child("shardb.node", 2)
+        time.sleep(4)
+        load.stop()
+        assert min(load.done[name] for name in ("_move", "_sweep", "_batch", "_read")) > 5, (
+            load.done
+        )
+        load.check()
 
 
 def test_keys_twice_in_one_copy(connection: Connection) -> None:

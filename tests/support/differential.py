@@ -245,8 +245,7 @@ class Workload:
         return self.choice.choice(
             [
                 f"SELECT {columns} FROM t WHERE id = {low}",
-                f"SELECT {columns} FROM t WHERE id IN ({low}, {low + 1}, {self._key()})"
-                " ORDER BY id",
+                f"SELECT {columns} FROM t WHERE id IN ({low}, {low + 1}, {high}) ORDER BY id",
                 f"SELECT {columns} FROM t WHERE id >= {low} ORDER BY id{order} LIMIT 7",
                 f"SELECT {columns} FROM t WHERE id < {high} ORDER BY id{order} LIMIT 7 OFFSET 3",
                 f"SELECT {columns} FROM t WHERE id BETWEEN {low} AND {high} ORDER BY id{order}",
