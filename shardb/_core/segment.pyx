@@ -32,8 +32,6 @@ cdef extern from *:
     void prefetch "__builtin_prefetch"(const void* p) noexcept nogil
 
 cdef enum:
-    SEEK_STEP = 8     # of a search near a guess, in rows; it grows if the guess was not good
-    SEEK_GROWTH = 8
     BITS = -1         # widths of columns that are not so many bytes a row
     VARIABLE = 0
 
@@ -500,7 +498,6 @@ cdef class Segment:
         return self.group_count
 
 
-<<<<<<< HEAD
 cdef int sample_keys(RowGroup* of) noexcept nogil:
     """Takes the sample of a group's keys; -1 if there is no memory. REQUIRES: keys are right."""
     cdef const int32_t* offsets = of.chunk[KEY_COLUMN].offsets
@@ -581,60 +578,6 @@ cdef uint32_t group_seek(const RowGroup* of, const char* key, Py_ssize_t key_len
             keys + offsets[middle], offsets[middle + 1] - offsets[middle] - <int32_t> shared,
             key, key_length,
         ) < 0:
-=======
-cdef inline bint key_below(
-    const RowGroup* of, uint32_t row, const char* key, Py_ssize_t key_length
-) noexcept nogil:
-    """True if a row's key is below `key`."""
-    cdef const int32_t* offsets = of.chunk[KEY_COLUMN].offsets
-    return key_compare(
-        of.chunk[KEY_COLUMN].values + offsets[row], offsets[row + 1] - offsets[row], key, key_length
-    ) < 0
-
-
-cdef inline uint32_t guess(
-    const RowGroup* of, const char* key, Py_ssize_t key_length
-) noexcept nogil:
-    """Where the key would be if keys grew evenly, as numbers that count up do; any row of them."""
-    cdef uint64_t low = of.first_prefix
-    cdef uint64_t high = key_prefix(of.last_key, of.last_length)
-    cdef uint64_t at = key_prefix(key, key_length)
-    if at <= low or high <= low:
-        return 0
-    if at >= high:
-        return of.rows - 1
-    return <uint32_t> (<double> (at - low) / <double> (high - low) * (of.rows - 1))
-
-
-cdef uint32_t group_seek(const RowGroup* of, const char* key, Py_ssize_t key_length) noexcept nogil:
-    """The first row of a group with a key >= `key`, `rows` if none. REQUIRES: keys are loaded.
-
-    A binary search touches a cache line or two a step; near a good guess there are few steps.
-    """
-    cdef uint32_t low = 0
-    cdef uint32_t high = of.rows
-    cdef uint32_t middle = guess(of, key, key_length)
-    cdef uint32_t step = SEEK_STEP
-    if key_below(of, middle, key, key_length):
-        low = middle + 1
-        while high - low > step:
-            if not key_below(of, low + step, key, key_length):
-                high = low + step
-                break
-            low += step + 1
-            step *= SEEK_GROWTH
-    else:
-        high = middle
-        while high - low > step:
-            if key_below(of, high - step, key, key_length):
-                low = high - step + 1
-                break
-            high -= step
-            step *= SEEK_GROWTH
-    while low < high:
-        middle = (low + high) >> 1
-        if key_below(of, middle, key, key_length):
->>>>>>> 8cfde4657c914d793272a044c39f0ef4321b71a1
             low = middle + 1
         else:
             high = middle
