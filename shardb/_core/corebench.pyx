@@ -7,12 +7,15 @@ run without the GIL, so that a test can have readers beside the writer.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 
+from shardb._core.bloom cimport bloom_hash
+from shardb._core.buffer cimport Buf, buf_free, buf_init
 from shardb._core.memtable cimport (
     MemTable, Node, Version, key_compare, key_prefix, node_key, node_newest, node_next,
     node_version, shardb_load_version, version_row,
 )
 from shardb._core.rowcursor cimport RowCursor
 from shardb._core.runs cimport Runs
+from shardb._core.segment cimport Segment
 
 
 cdef Py_ssize_t count_of(bytes keys, Py_ssize_t width) except -1:
@@ -181,3 +184,37 @@ def walk_back(MemTable table not None):
     if wrong:
         raise AssertionError(f"memtable: bad key order {keys} keys before the end")
     return keys
+
+
+def find_in_segment(Segment segment not None, bytes keys not None, Py_ssize_t width, uint64_t ts):
+    """How many of the keys have a version at `ts`."""
+    return search_segment(segment, keys, width, ts, False)
+
+
+def get_from_segment(Segment segment not None, bytes keys not None, Py_ssize_t width, uint64_t ts):
+    """The same, each row put together in the segment's own layout. REQUIRES: no tombstones."""
+    return search_segment(segment, keys, width, ts, True)
+
+
+cdef Py_ssize_t search_segment(
+    Segment segment, bytes keys, Py_ssize_t width, uint64_t ts, bint build
+) except -1:
+    cdef Py_ssize_t index
+    cdef Py_ssize_t found = 0
+    cdef const char* key = PyBytes_AS_STRING(keys)
+    cdef int group = 0
+    cdef uint32_t row = 0
+    cdef Buf out
+    cdef Py_ssize_t count = count_of(keys, width)
+    buf_init(&out)
+    try:
+        for index in range(count):
+            if segment.find(key, width, bloom_hash(key, width), ts, &group, &row):
+                found += 1
+                if build:
+                    out.len = 0
+                    segment.build(group, row, NULL, &segment.layout.c, &out)
+            key += width
+    finally:
+        buf_free(&out)
+    return found

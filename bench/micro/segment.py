@@ -1,6 +1,6 @@
 """Segments on one core: writing, opening, rows by key.
 
-Run: python -m bench.micro.bench_segment [rows]. Rows are like TPC-H's lineitem. Figures are medians
+Run: python -m bench.micro segment. Rows are like TPC-H's lineitem. Figures are medians
 by processor time, so that others on the machine matter less. In the same run pyarrow writes the
 same batches, and SQLite (a table in key order, in memory) looks up the same keys.
 """
@@ -13,7 +13,6 @@ import shutil
 import sqlite3
 import statistics
 import struct
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,10 +21,9 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from bench.micro.bench_storage import show
 from shardb import limits
+from shardb._core.corebench import find_in_segment, get_from_segment
 from shardb._core.segment import Segment
-from shardb._core.segmentbench import find_each, get_each
 from shardb.env import SystemFiles
 from shardb.storage.jobs import open_segment, segment_path
 from shardb.storage.segmentformat import SegmentColumn, SegmentMeta
@@ -47,8 +45,13 @@ COLUMNS = [
 ]
 KEY = struct.Struct(">QI")
 TS = 1 << 40
+ROWS = 1_000_000
 LOOKUPS = 200_000
 WORDS = ["furiously", "quickly", "deposits", "accounts", "packages", "regular", "ironic", "final"]
+
+
+def show(name: str, value: float, unit: str) -> None:
+    print(f"  {name:<48}{value:>10.2f} {unit}", flush=True)
 
 
 def median_seconds(work: Callable[[], object], runs: int = 5) -> float:
@@ -195,10 +198,10 @@ def bench_lookups(segment: Segment, rows: int, name: str) -> None:
         ("ascending", sorted_keys, LOOKUPS),
         ("absent", absent, 0),
     ):
-        found = rate(lambda keys=keys: find_each(segment, keys, width, TS), count)
+        found = rate(lambda keys=keys: find_in_segment(segment, keys, width, TS), count)
         show(f"find in C, {what} keys, {name}", found, "k/s")
         if count:
-            built = rate(lambda keys=keys: get_each(segment, keys, width, TS), count)
+            built = rate(lambda keys=keys: get_from_segment(segment, keys, width, TS), count)
             show(f"find and build the row in C, {what} keys, {name}", built, "k/s")
     keys = list(map(key_of, numbers))
     get = segment.get
@@ -231,7 +234,7 @@ def bench_sqlite(batches: list[pa.RecordBatch], rows: int) -> None:
 
 
 def main() -> None:
-    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
+    rows = ROWS
     rng = random.Random(1)
     step = limits.SEGMENT_GROUP_ROWS
     batches = [batch_of(at, min(step, rows - at), rng) for at in range(0, rows, step)]

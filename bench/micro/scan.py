@@ -1,4 +1,4 @@
-"""Scans of segments on one core. Run: python -m bench.micro.bench_scan
+"""Scans of segments on one core. Run: python -m bench.micro scan
 
 int64 and float64 columns, drained and summed by the engine, beside DuckDB's own table and pyarrow's
 IPC reader; then with 1 % of the rows overwritten in a memtable. Figures are medians of processor

@@ -1,6 +1,0 @@
-"""Loops in C over a segment, for benchmarks."""
-
-from shardb._core.segment import Segment
-
-def find_each(segment: Segment, keys: bytes, width: int, ts: int) -> int: ...
-def get_each(segment: Segment, keys: bytes, width: int, ts: int) -> int: ...
