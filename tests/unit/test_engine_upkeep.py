@@ -40,11 +40,9 @@ def begun() -> Life:
 
 
 def later(life: Life, ms: int) -> None:
-    """Time goes on, and the node hears of it."""
+    """Time goes on, and the range below the split hears of it."""
     life.issued += oracle.from_ms(ms)
-    life.ask(m.Hello("test", 1, life.issued))
-    for local in life.node.ranges.values():
-        local.participant.note(life.issued)
+    life.local(LOW).participant.note(life.issued)
 
 
 def flushed(life: Life) -> None:
