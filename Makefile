@@ -2,6 +2,7 @@
 #   make start   a cluster in the foreground, data under ./shardb-data   (ARGS="--shards 4 ...")
 #   make test    all tests                                              (ARGS="-k copy ...")
 #   make soak    random statements with kill -9, beside PostgreSQL      (ARGS="--minutes 60 ...")
+#   make crash   nodes that crash at many points, and disks that are full   (CRASH_SEEDS=100)
 #   make lint    ruff, mypy, import-linter
 #   make asan    tests of shardb/_core: bad accesses, undefined behaviour (ARGS="-k copy ...")
 #   make tsan    tests of shardb/_core: data races
@@ -11,7 +12,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := setup.py $(wildcard shardb/_core/*.pyx shardb/_core/*.pxd shardb/_core/*.h)
 
-.PHONY: start test soak lint asan tsan bench build format clean
+.PHONY: start test crash soak lint asan tsan bench build format clean
 
 start: build
 	@exec $(BIN)/shardb start $(ARGS)
@@ -23,6 +24,10 @@ test: build
 soak: build
 	@tools/require test
 	$(BIN)/python -m tests.soak $(ARGS)
+
+crash: build
+	CRASH_SEEDS=$(or $(CRASH_SEEDS),20) $(BIN)/python -m pytest -s \
+	  tests/unit/test_engine_crash.py tests/unit/test_engine_full.py $(ARGS)
 
 lint: build
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """Loops in C for benchmarks and stress tests: calls from Python cost more than what they would time.
 
-The server uses none of it. Keys come as one bytes object of `width` bytes each; all loops run
-without the GIL, so that a test can have readers beside the writer.
+The server uses none of it. Keys come as one bytes object of `width` bytes each; loops over memtables
+run without the GIL, so that a test can have readers beside the writer.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -11,6 +11,8 @@ from shardb._core.memtable cimport (
     MemTable, Node, Version, key_compare, key_prefix, node_key, node_newest, node_next,
     node_version, shardb_load_version, version_row,
 )
+from shardb._core.rowcursor cimport RowCursor
+from shardb._core.runs cimport Runs
 
 
 cdef Py_ssize_t count_of(bytes keys, Py_ssize_t width) except -1:
@@ -68,6 +70,39 @@ def seek_each(MemTable table not None, bytes keys not None, Py_ssize_t width, ui
                 version = node_version(node, ts)
                 found += version != NULL and not version.tombstone
             key += width
+    return found
+
+
+def lookup_each(Runs runs not None, bytes keys not None, Py_ssize_t width, uint64_t ts):
+    """How many of the keys have a row at `ts`, by `Runs.lookup`, with the GIL. Writer thread only."""
+    cdef Py_ssize_t count = count_of(keys, width)
+    cdef Py_ssize_t index
+    cdef Py_ssize_t found = 0
+    cdef const char* key = PyBytes_AS_STRING(keys)
+    cdef const char* row = NULL
+    cdef uint32_t row_length = 0
+    cdef uint64_t commit_ts = 0
+    for index in range(count):
+        found += runs.lookup(key, width, ts, &row, &row_length, &commit_ts)
+        key += width
+    return found
+
+
+def cursor_each(Runs runs not None, keys, Py_ssize_t rows, uint64_t ts, bint reverse=False):
+    """The rows that short intervals have: for each of `keys`, up to `rows` rows from it on.
+
+    In reverse, those before it. With the GIL. Writer thread only.
+    """
+    cdef RowCursor cursor
+    cdef Py_ssize_t found = 0
+    cdef Py_ssize_t left
+    for key in keys:
+        bounds = (b"", key) if reverse else (key, b"")
+        cursor = RowCursor(runs, bounds[0], bounds[1], ts, reverse, None)
+        left = rows
+        while left and cursor.next():
+            left -= 1
+        found += rows - left
     return found
 
 

@@ -131,12 +131,16 @@ class ShardNode:
     def retained(self, range_id: int, needed: int) -> int:
         """The least index of a range's log that is needed."""
         local = self.ranges.get(range_id)
-        return needed if local is None else local.retained(needed)
+        return needed if local is None else local.retention.retained(needed, self._newest_issued())
 
     def gc_ts(self) -> int:
         """Overwritten versions are kept for `gc_ttl_ms`."""
-        issued = [local.participant.known_issued for local in self.ranges.values()]
-        return max(max(issued, default=0) - oracle.from_ms(self._gc_ttl_ms), 0)
+        return max(self._newest_issued() - oracle.from_ms(self._gc_ttl_ms), 0)
+
+    def _newest_issued(self) -> int:
+        """What time it is, as far as any range has heard."""
+        issued = (local.participant.known_issued for local in self.ranges.values())
+        return max(issued, default=0)
 
     def _range(self, engine: Engine, descriptor: Range) -> LocalRange:
         local = self.ranges.get(descriptor.id)
@@ -238,8 +242,11 @@ class ShardNode:
             ts = participant.read_at(read_ts, message.floor)
             if read_ts and read_ts < tablet.gc_ts:
                 raise too_old(read_ts)
+            version = registered.spec.schema_version
             data, rows, _ = program.select(
-                local.runs(registered.spec.table_id, registered.spec.schema_version, state),
+                tablet.runs(version)
+                if state is None
+                else local.runs(tablet.table_id, version, state),
                 read_ts or TS_MAX,
                 params,
                 message.formats,

@@ -19,8 +19,9 @@ from shardb.storage.schema import TabletSchema
 from shardb.storage.segmentformat import SegmentColumn, SegmentMeta
 from shardb.storage.tablet import Tablet
 from shardb.txn import records
+from shardb.txn.decisions import Done
 from shardb.txn.locks import LockTable
-from shardb.txn.participant import Done, Participant
+from shardb.txn.participant import Participant
 from shardb.txn.records import Section
 from shardb.txn.state import State
 
@@ -82,6 +83,8 @@ class LocalRange:
         schema = schema_of(table)
         self.tablets[table.id] = self.engine.install(self.id, table.id, schema, descriptor)
         self.tables[table.id] = table
+        for meta in self.tablets[table.id].metas:
+            self.participant.raise_to(meta.max_ts)
 
     def drop(self, table_id: int) -> None:
         """Forgets a table's tablet."""
@@ -106,17 +109,11 @@ class LocalRange:
         """For the large inserts of a transaction into a table."""
         return Bulk(Ingest(self.engine, self.tablets[table_id]))
 
-    def retained(self, needed: int) -> int:
-        """See `Retention.retained`."""
-        participant = self.participant
-        now = max(participant.known_issued, participant.newest_commit_ts)
-        return self.retention.retained(needed, now)
-
     def note_record(self, kind: int, payload: bytes, index: int) -> None:
         """A record is durable, or replayed."""
-        participant = self.participant
-        now = max(participant.known_issued, participant.newest_commit_ts)
-        self.retention.note(kind, payload, index, now)
+        now = self.participant.known_issued
+        if kind != records.COMMIT or now > self.retention.due:
+            self.retention.note(kind, payload, index, now)
 
     # --- the participant's host
 

@@ -97,7 +97,7 @@ class Statement:
             return
         self.fresh = txn.state_id == 0
         if state.abandon is not None:  # an earlier one waits: they are carried out in order
-            state.queued.append(lambda: self._begin(state, work))
+            state.enqueue(lambda: self._begin(state, work))
         else:
             self._begin(state, work)
 
@@ -302,7 +302,7 @@ class RowStatement(Statement):
 
     def _work(self, state: State) -> Waits:
         spec = self.registered.spec
-        if spec.kind != "select":
+        if spec.kind != "select" and self.local.engine.maintenance.pressed:
             yield from self.room()
         if spec.kind == "insert":
             yield from self._insert(state)

@@ -59,15 +59,15 @@ class Owner(Protocol):
         """Versions that only snapshots below it need may go; 0: none."""
 
 
-class Ingest(Protocol):
-    """What the engine sees of a transaction's large inserts."""
+class Private(Protocol):
+    """Rows in memory of a transaction under way."""
 
     @property
-    def open_bytes(self) -> int:
-        """What its memtable takes that is not on its way to disk."""
+    def unsealed_bytes(self) -> int:
+        """What `seal` would have written."""
 
     def seal(self) -> None:
-        """Has that one written to disk."""
+        """Has a worker write what is in memory."""
 
 
 class Numbers:
@@ -112,12 +112,13 @@ class Engine:
         self.files = files
         self.background = background
         self.budget = budget or MemoryBudget()
+        self._memtable_bytes = self.budget.memtable_bytes
         self.tablets: dict[TabletKey, Tablet] = {}
         self.descriptors: dict[TabletKey, bytes] = {}
         self.segments_path = f"{path}/segments"
         self.log_bytes = 0  # of payloads, appended since the start
-        self.ingests: set[Ingest] = set()
         self.private_bytes = 0  # memtables of transactions under way
+        self.privates: set[Private] = set()
         self._owner = owner
         self._indexes: dict[int, int] = {}
         self._applied: dict[int, int] = {}
@@ -211,10 +212,10 @@ class Engine:
         """All records of the range up to it are durable and carried out."""
         return self._applied.get(range_id, 0)
 
-    def index_of(self, range_id: int) -> tuple[tuple[int, int], ...]:
-        """The range's applied index as an edit has it."""
+    def index_of(self, range_id: int, settled_index: int) -> tuple[tuple[int, int], ...]:
+        """The range's applied index as an edit has it; a link's is settled while it is applied."""
         known = self.manifest.planned.range_indexes.get(range_id, 0)
-        index = max(self.applied_index(range_id), known)
+        index = max(self.applied_index(range_id), settled_index, known)
         return ((range_id, index),) if index else ()
 
     def cut_log(self) -> None:
@@ -332,12 +333,9 @@ class Engine:
 
     def written(self, tablet: Tablet) -> None:
         """Something was applied to the tablet: a memtable that has grown large is frozen."""
-        if self._is_large(tablet):
+        if tablet.memtable.memory_bytes >= self._memtable_bytes:
             self.freeze(tablet)
             self.maintenance.pump()
-
-    def _is_large(self, tablet: Tablet) -> bool:
-        return tablet.memtable.memory_bytes >= self.budget.memtable_bytes
 
     def freeze(self, tablet: Tablet) -> None:
         """Begins a new memtable."""
@@ -401,6 +399,10 @@ class Engine:
     def keep_private(self, numbers: Iterable[int]) -> None:
         """These belong to a transaction that may commit yet."""
         self._private.update(numbers)
+
+    def release_private(self, numbers: Iterable[int]) -> None:
+        """The tablet has these now, or has merged them since."""
+        self._private.difference_update(numbers)
 
     def remove_later(self, numbers: Iterable[int]) -> None:
         """Removes segments that nothing names any more, in the background or at the next start."""

@@ -61,7 +61,7 @@ class Ingest:
         self._waiting: list[Ready] = []
         self._failure: StorageError | None = None
         self._closed = False
-        engine.ingests.add(self)
+        engine.privates.add(self)
 
     @classmethod
     def restore(cls, engine: Engine, tablet: Tablet, metas: Iterable[SegmentMeta]) -> Ingest:
@@ -216,11 +216,6 @@ class Ingest:
         return self._failure
 
     @property
-    def open_bytes(self) -> int:
-        """What the memtable takes that is not on its way to disk."""
-        return self._memtable.memory_bytes if self._memtable.entries else 0
-
-    @property
     def pressed(self) -> bool:
         """True if the inserter should wait before it adds more."""
         return self._unflushed() > UNFLUSHED_MAX and self._failure is None
@@ -249,9 +244,11 @@ class Ingest:
         if self._closed:
             return
         self._closed = True
-        self._engine.ingests.discard(self)
+        self._engine.privates.discard(self)
         for part in self._parts:
-            if not linked:
+            if linked:
+                self._engine.release_private(meta.number for meta in part.metas)
+            else:
                 self._discard(part)
         self._memtable = MemTable()
         self._parts = []
@@ -263,7 +260,7 @@ class Ingest:
 
     def _count(self) -> None:
         """Keeps the engine's count of private memory true."""
-        now = self.open_bytes
+        now = self.unsealed_bytes
         now += sum(p.memtable.memory_bytes for p in self._parts if p.memtable is not None)
         self._engine.private_bytes += now - self._counted_bytes
         self._counted_bytes = now
@@ -271,6 +268,11 @@ class Ingest:
     def _discard(self, part: _Part) -> None:
         part.discarded = True
         self._engine.remove_later(meta.number for meta in part.metas)
+
+    @property
+    def unsealed_bytes(self) -> int:
+        """What `seal` would have written."""
+        return self._memtable.memory_bytes if self._memtable.entries else 0
 
     def seal(self) -> None:
         """Has a worker make a segment of the memtable."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from shardb import limits
@@ -49,7 +51,7 @@ class Maintenance:
         self._started = False
         self.stopped = False
         self.pressed = False
-        self.failure: StorageError | None = None  # of the newest flush, until one succeeds
+        self.failure: StorageError | None = None  # of what was tried last, until something succeeds
         self.flushes = 0
         self.merges = 0
         self.merged_bytes = 0
@@ -112,40 +114,22 @@ class Maintenance:
         for tablet in engine.tablets.values():
             if tablet.memtable.memory_bytes >= budget.memtable_bytes:
                 engine.freeze(tablet)
-        active = sorted(
-            (tablet for tablet in engine.tablets.values() if tablet.memtable.entries),
-            key=lambda tablet: tablet.memtable.memory_bytes,
-        )
-        self._make_room(active)
-        for tablet in active:
+        active: list[tuple[int, Callable[[], object]]] = [
+            (tablet.active_bytes, partial(engine.freeze, tablet))
+            for tablet in engine.tablets.values()
+        ]
+        active += [(private.unsealed_bytes, private.seal) for private in engine.privates]
+        size, freeze = max(active, key=itemgetter(0), default=(0, lambda: None))
+        others = engine.memtable_bytes - sum(size for size, _ in active)
+        if size and not others and engine.memtable_bytes > budget.memtables_bytes * 7 // 10:
+            freeze()  # one is enough, as long as it is not written yet
+        for tablet in engine.tablets.values():
+            if not tablet.memtable.entries:
+                continue
             if not tablet.since_log_bytes:
                 tablet.since_log_bytes = engine.log_bytes
             elif engine.log_bytes - tablet.since_log_bytes > limits.LOG_UNSETTLED_MAX_BYTES:
                 engine.freeze(tablet)
-
-    def _make_room(self, active: list[Tablet]) -> None:
-        """Has the largest memtables flushed, of tablets (`active`, largest last) or transactions.
-
-        Not while enough is on its way to disk: it only takes time.
-        """
-        engine = self._engine
-        high = engine.budget.memtables_bytes * 7 // 10
-        open_bytes = sum(tablet.memtable.memory_bytes for tablet in active)
-        open_bytes += sum(ingest.open_bytes for ingest in engine.ingests)
-        ingests = sorted(engine.ingests, key=lambda ingest: ingest.open_bytes)
-        while open_bytes > high // 2 and engine.memtable_bytes > high:
-            if active and (
-                not ingests or active[-1].memtable.memory_bytes >= ingests[-1].open_bytes
-            ):
-                tablet = active.pop()
-                open_bytes -= tablet.memtable.memory_bytes
-                engine.freeze(tablet)
-            elif ingests:
-                ingest = ingests.pop()
-                open_bytes -= ingest.open_bytes
-                ingest.seal()
-            else:
-                return
 
     def _press(self) -> None:
         engine = self._engine
@@ -180,6 +164,7 @@ class Maintenance:
                 self._failed("name a transaction's segments in the manifest", error)
             elif not tablet.dropped:
                 tablet.settle(item)
+                self.failure = None
                 self._engine.cut_log()
                 self.pump()
 
@@ -277,13 +262,14 @@ class Maintenance:
         gc_ts: int = 0,
     ) -> Edit:
         engine = self._engine
+        state = engine.state_of(tablet, index, gc_ts)
         numbers = [max(meta.number, meta.order) + 1 for meta in added]
         return Edit(
-            put_tablets=(engine.state_of(tablet, index, gc_ts),),
+            put_tablets=(state,),
             remove_segments=tuple(meta.number for meta in removed),
             add_segments=tuple(added),
             next_number=max(numbers, default=0),
-            range_indexes=engine.index_of(tablet.range_id),
+            range_indexes=engine.index_of(tablet.range_id, state.flushed_index),
         )
 
     # --- merging
@@ -357,6 +343,7 @@ class Maintenance:
             tablet.replace(inputs, made)
             tablet.gc_ts = max(tablet.gc_ts, gc_ts)
             self.merges += 1
+            self.failure = None
             self.merged_bytes += sum(meta.bytes for meta in metas)
             engine.remove_later(meta.number for meta in inputs)
             self.pump()

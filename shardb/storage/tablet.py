@@ -113,7 +113,10 @@ class Tablet:
 
     def newest(self, key: bytes, version: int = 0) -> tuple[bytes | None, int] | None:
         """(row, or None if deleted; its commit_ts) of the newest version, or None."""
-        return self.runs(version).newest(key)
+        runs = self._runs.get(version)
+        if runs is None:
+            runs = self.runs(version)
+        return runs.newest(key)
 
     def view(self, own: Sequence[Run], version: int = 0) -> Runs:
         """The same with a transaction's own runs, newest first, before all others."""
@@ -315,10 +318,13 @@ class Tablet:
 
     @property
     def memory_bytes(self) -> int:
-        """What memtables take."""
-        return self.memtable.memory_bytes + sum(
-            item.memtable.memory_bytes for item in self.unsettled if isinstance(item, Frozen)
-        )
+        """What memtables take that have rows: a flush can free no others."""
+        return self.active_bytes + sum(item.memtable.memory_bytes for item in self.frozen)
+
+    @property
+    def active_bytes(self) -> int:
+        """What the active memtable takes; nothing if it has no rows."""
+        return self.memtable.memory_bytes if self.memtable.entries else 0
 
     @property
     def open_segments(self) -> list[Segment]:

@@ -120,7 +120,7 @@ class State:
         self.statements: set[int] = set()
         self.abandon: Callable[[], None] | None = None  # ends the statement being carried out
         self.cancel: Callable[[int], None] | None = None  # the same, if it has this number
-        self.queued: deque[Callable[[], None]] = deque()  # statements that came meanwhile
+        self.queued: deque[Callable[[], None]] | None = None  # statements that came meanwhile
         self.last_statement = 0
         self.last_reply: Message | None = None
         self.floor = 0  # the largest commit_ts read, locked or overwritten
@@ -143,6 +143,12 @@ class State:
         """Begins the statement that came while another was carried out, if there is one."""
         if self.queued:
             self.queued.popleft()()
+
+    def enqueue(self, begin: Callable[[], None]) -> None:
+        """Has a statement begin after those that came before."""
+        if self.queued is None:
+            self.queued = deque()
+        self.queued.append(begin)
 
     def put(self, statement: int, table_id: int, key: bytes, row: bytes | None) -> None:
         """Buffers a write; None deletes. REQUIRES: the key is locked."""

@@ -164,13 +164,14 @@ def test_a_copy_waits_for_another_of_the_same_keys(
 
 
 def begin_copy(connection: Connection, cluster: Cluster) -> Any:
-    """A COPY that has private segments and goes on."""
-    before = len(files(cluster))
+    """A COPY that has private segments on both shards and goes on."""
+    before = set(files(cluster))
     manager = connection.cursor().copy(COPY)
     writer = manager.__enter__()
     for first in range(0, 100 * ROWS, 1000):
         writer.write(lines(first, first + 1000))
-        if len(files(cluster)) > before + 4:
+        fresh = set(files(cluster)) - before
+        if len(fresh) > 4 and len({path.parent for path in fresh}) == 2:
             return manager
     raise AssertionError("a COPY makes no files")
 

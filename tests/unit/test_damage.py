@@ -25,6 +25,8 @@ from shardb._core.keycodec import KeyCodec
 from shardb._core.memscan import scan_batches
 from shardb._core.memtable import MemTable
 from shardb._core.rowcodec import RowLayout
+from shardb._core.rowdeal import RowDealer
+from shardb._core.runs import Runs
 from shardb.rpc import messages as m
 from shardb.types import TypeCode, arrow_type
 from tests.unit.test_rowcodec import CODES, ROWS
@@ -114,7 +116,9 @@ def test_rows_that_pass_the_check_are_read_everywhere(
     table = MemTable()
     table.put(key or b"k", bad, 1)
     kinds = [arrow_type(code) for code in codes]
-    for batch in scan_batches(table, layout, range(len(codes)), kinds, 1):
+    for batch in scan_batches(
+        Runs(layout, [(False, [(table, None)])]), range(len(codes)), kinds, 1
+    ):
         if codes:
             attempt(DataRowWriter([(code, -1) for code in codes]).encode, batch)
 
@@ -167,18 +171,21 @@ def test_copies_do_not_depend_on_how_the_data_is_cut(data: bytes, csv: bool, ste
     layout = RowLayout(1, [(TypeCode.INT4, -1), (TypeCode.TEXT, -1)])
     defaults = layout.encode((None, None))
 
+    codec = KeyCodec([(TypeCode.INT4, -1, False, True)])
+
     def read(size: int) -> tuple[bytes, str]:
+        dealer = RowDealer(layout, codec, (0,), (b"",), 8192, 1 << 20, 1 << 20, 1 << 20)
         copy = CopyReader(
-            layout, "t", ["a", "b"], (0, 1), (), defaults, csv=csv,
+            dealer, "t", ["a", "b"], (0, 1), (), defaults, csv=csv,
             delimiter=b"," if csv else b"\t", null=b"" if csv else b"\\N",
         )  # fmt: skip
-        rows = b""
         try:
             for at in range(0, len(data), size):
-                rows += copy.feed(data[at : at + size])[0]
-            return rows + copy.feed(b"", final=True)[0], ""
+                assert copy.feed([data[at : at + size]])
+            assert copy.feed([], final=True)
         except CoreError as error:
             return b"", error.sqlstate
+        return b"".join(bytes(rows) for _, _, _, rows in dealer.take(True)), ""
 
     assert read(step) == read(len(data) or 1)
 
