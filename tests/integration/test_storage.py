@@ -103,7 +103,7 @@ def test_killed_shards_lose_nothing(tmp_path: Path, postgres: Postgres) -> None:
                 own.kill_child("shardb.node", choice.choice([1, 2]))
 
         runs = Differential(own, postgres, Workload(7))
-        for number in range(32):
+        for number in range(24):
             runs.step(kill if number % 8 == 5 else None)
         own.kill_all()
         own.start()
@@ -233,8 +233,8 @@ def test_a_full_disk_ends_a_copy_and_nothing_else(tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_rows_of_many_times_the_memory(tmp_path: Path) -> None:
-    megabytes, budget = 200, 64
+def test_rows_of_more_than_the_memory(tmp_path: Path) -> None:
+    megabytes, budget = 150, 64
     with (
         Cluster(tmp_path, shards=1, arguments=["--memory", f"{2 * budget}MiB"]) as own,
         own.connect() as connection,
