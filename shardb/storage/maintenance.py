@@ -81,6 +81,7 @@ class Maintenance:
         if self._trim_ms >= limits.CACHE_TRIM_MS:
             self._trim_ms = 0
             self._trim()
+            self._engine.cut_log()  # what is kept for its age gets old on a shard that is idle, too
         self.pump()
 
     def _trim(self) -> None:
