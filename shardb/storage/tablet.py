@@ -186,6 +186,7 @@ class Tablet:
                 version = self._version_bytes
                 items = split_items(rows, count)
                 if any(row[:2] != version for row in items):
+                    # Twice, for a newer version among them makes the rows before it old ones.
                     items = [self._adapted(row) for row in items]
                     rows = join_items([self._adapted(row) for row in items])
         put_framed(self.memtable, keys, rows, count, commit_ts)
