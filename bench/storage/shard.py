@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from shardb import limits
 from shardb._core.rowprog import Program
-from shardb.env import SystemBackground, SystemFiles, SystemRng
+from shardb.env import SystemBackground, SystemFiles, SystemRng, switch_threads_fast
 from shardb.errors import StorageError
 from shardb.meta.descriptors import Column, Range, Table
 from shardb.node.keys import key_codec_of
@@ -155,6 +155,7 @@ class Shard:
         memory_bytes: int = limits.MEMORY_DEFAULT_BYTES,
         clock_speed: int = 1,
     ) -> None:
+        switch_threads_fast()
         self.loop = asyncio.get_running_loop()
         self.budget = MemoryBudget(memory_bytes)
         self._workers = ThreadPoolExecutor(SCAN_THREADS, thread_name_prefix="scan")

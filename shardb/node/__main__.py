@@ -15,7 +15,7 @@ import uvloop
 from shardb import __name__ as package
 from shardb import limits
 from shardb.engine.fragments import FragmentEngine
-from shardb.env import calm_garbage_collector
+from shardb.env import calm_garbage_collector, switch_threads_fast
 from shardb.errors import SqlError
 from shardb.meta import schema
 from shardb.meta.descriptors import Node
@@ -69,6 +69,7 @@ async def serve(options: argparse.Namespace) -> None:
     await registration.start()
     learning = loop.create_task(learn_nodes())
     calm_garbage_collector()
+    switch_threads_fast()
     await stopping.wait()
     learning.cancel()
     await server.stop()
