@@ -19,7 +19,20 @@ from shardb._core.sanitize cimport PIECEWISE
 
 cdef extern from *:
     """
+    #include <stdlib.h>
     #include <string.h>
+    #include <sys/mman.h>
+    /* Pages of the kernel's own for large chunks: freed, they are gone from the process at once,
+       where a heap would keep them between what is left of others. */
+    enum { SHARDB_MAPPED_MIN = 256 * 1024 };
+    static inline void *shardb_chunk_new(size_t size) {
+        if (size < SHARDB_MAPPED_MIN) return malloc(size);
+        void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        return p == MAP_FAILED ? NULL : p;
+    }
+    static inline void shardb_chunk_free(void *p, size_t size) {
+        if (size < SHARDB_MAPPED_MIN) free(p); else munmap(p, size);
+    }
     static inline uint64_t shardb_mix(uint64_t a, uint64_t b) {
         __uint128_t r = (__uint128_t)a * b;
         return (uint64_t)r ^ (uint64_t)(r >> 64);
@@ -45,6 +58,8 @@ cdef extern from *:
         return shardb_mix(h, 0xE7037ED1A0B428DBULL);
     }
     """
+    void* chunk_new "shardb_chunk_new"(size_t size) noexcept nogil
+    void chunk_free "shardb_chunk_free"(void* p, size_t size) noexcept nogil
     void prefetch "__builtin_prefetch"(const void* p) noexcept nogil
     uint64_t read_be "shardb_read_be"(const char* p, size_t n) noexcept nogil
     uint64_t hash_bytes "shardb_hash"(const char* p, size_t n, uint64_t seed) noexcept nogil
@@ -96,7 +111,7 @@ cdef void* arena_take(Table* table, size_t size) noexcept nogil:
         wanted = table.chunk_bytes
         if PIECEWISE or size > wanted // 4:
             # A large row gets a chunk of its own and leaves the current one in use.
-            chunk = <Chunk*> malloc(sizeof(Chunk) + size)
+            chunk = <Chunk*> chunk_new(sizeof(Chunk) + size)
             if chunk == NULL:
                 return NULL
             chunk.size = size
@@ -104,7 +119,7 @@ cdef void* arena_take(Table* table, size_t size) noexcept nogil:
             table.chunks = chunk
             table.bytes += sizeof(Chunk) + size
             return <void*> (chunk + 1)
-        chunk = <Chunk*> malloc(sizeof(Chunk) + wanted)
+        chunk = <Chunk*> chunk_new(sizeof(Chunk) + wanted)
         if chunk == NULL:
             return NULL
         chunk.size = wanted
@@ -399,7 +414,7 @@ cdef class MemTable:
         cdef Chunk* previous
         while chunk != NULL:
             previous = chunk.previous
-            free(chunk)
+            chunk_free(chunk, sizeof(Chunk) + chunk.size)
             chunk = previous
         free(self.c.slots)
         free(self.c.old_slots)
