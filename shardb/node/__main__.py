@@ -22,7 +22,7 @@ from shardb.meta.descriptors import Node
 from shardb.meta.registration import Registration
 from shardb.meta.remote import RemoteStore
 from shardb.node.server import NodeServer
-from shardb.storage.memory import MemoryBudget
+from shardb.storage.memory import MemoryBudget, tame_allocators
 
 PR_SET_PDEATHSIG = 1
 
@@ -89,6 +89,7 @@ def main() -> int:
     parser.add_argument("--gc-ttl-ms", type=int, default=limits.GC_TTL_MS)
     arguments = parser.parse_args()
     die_with_parent()
+    tame_allocators()
     try:
         uvloop.run(serve(arguments))
     except (SqlError, OSError) as error:
