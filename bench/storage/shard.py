@@ -29,7 +29,7 @@ from shardb.program import Call, Col, Key, Param, ProgramSpec, TypeRef
 from shardb.rpc import framing
 from shardb.rpc import messages as m
 from shardb.rpc.transport import ServerConnection
-from shardb.storage.memory import MemoryBudget
+from shardb.storage.memory import MemoryBudget, tame_allocators
 from shardb.txn import oracle
 from shardb.types import TypeCode
 
@@ -156,6 +156,7 @@ class Shard:
         clock_speed: int = 1,
     ) -> None:
         switch_threads_fast()
+        tame_allocators()
         self.loop = asyncio.get_running_loop()
         self.budget = MemoryBudget(memory_bytes)
         self._workers = ThreadPoolExecutor(SCAN_THREADS, thread_name_prefix="scan")
