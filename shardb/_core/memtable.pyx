@@ -19,20 +19,7 @@ from shardb._core.sanitize cimport PIECEWISE
 
 cdef extern from *:
     """
-    #include <stdlib.h>
     #include <string.h>
-    #include <sys/mman.h>
-    /* Pages of the kernel's own for large chunks: freed, they are gone from the process at once,
-       where a heap would keep them between what is left of others. */
-    enum { SHARDB_MAPPED_MIN = 256 * 1024 };
-    static inline void *shardb_chunk_new(size_t size) {
-        if (size < SHARDB_MAPPED_MIN) return malloc(size);
-        void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        return p == MAP_FAILED ? NULL : p;
-    }
-    static inline void shardb_chunk_free(void *p, size_t size) {
-        if (size < SHARDB_MAPPED_MIN) free(p); else munmap(p, size);
-    }
     static inline uint64_t shardb_mix(uint64_t a, uint64_t b) {
         __uint128_t r = (__uint128_t)a * b;
         return (uint64_t)r ^ (uint64_t)(r >> 64);
@@ -58,11 +45,13 @@ cdef extern from *:
         return shardb_mix(h, 0xE7037ED1A0B428DBULL);
     }
     """
-    void* chunk_new "shardb_chunk_new"(size_t size) noexcept nogil
-    void chunk_free "shardb_chunk_free"(void* p, size_t size) noexcept nogil
     void prefetch "__builtin_prefetch"(const void* p) noexcept nogil
     uint64_t read_be "shardb_read_be"(const char* p, size_t n) noexcept nogil
     uint64_t hash_bytes "shardb_hash"(const char* p, size_t n, uint64_t seed) noexcept nogil
+
+cdef extern from "chunk.h":
+    void* chunk_new "shardb_chunk_new"(size_t size) noexcept nogil
+    void chunk_free "shardb_chunk_free"(void* p, size_t size) noexcept nogil
 
 cdef enum:
     CHUNK_FIRST_BYTES = 16 * 1024

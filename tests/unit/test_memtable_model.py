@@ -20,6 +20,7 @@ from shardb._core.memload import put_framed, put_many
 from shardb._core.memscan import scan_batches
 from shardb._core.memtable import TS_MAX, MemTable
 from shardb._core.rowcodec import RowLayout
+from shardb._core.runs import Runs
 from shardb.types import TypeCode
 
 # Keys that differ before, at and after their first eight bytes, by zeros at the end, and in length.
@@ -130,6 +131,7 @@ def test_readers_of_every_kind_beside_a_writer(seed: int) -> None:
     chosen = random.Random(seed)
     layout = RowLayout(1, [(int(TypeCode.INT8), -1), (int(TypeCode.TEXT), -1)])
     table = MemTable()
+    runs = Runs(layout, [(False, [(table, None)])])
     rows: dict[bytes, bytes] = {}
     published: list[tuple[int, int, int]] = [(0, 0, 0)]  # timestamp, rows, the sum of their bytes
     done = threading.Event()
@@ -144,7 +146,7 @@ def test_readers_of_every_kind_beside_a_writer(seed: int) -> None:
         if name == "seek":
             keys = b"".join(struct.pack(">Q", n) for n in range(4096))
             return seek_each(table, keys, 8, ts), None
-        batches = scan_batches(table, layout, [0, 1], [pa.int64(), pa.string()], ts)
+        batches = scan_batches(runs, [0, 1], [pa.int64(), pa.string()], ts)
         return sum(batch.num_rows for batch in batches), None
 
     def reader(name: str) -> None:
