@@ -12,6 +12,7 @@ import fcntl
 import gc
 import os
 import queue
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -208,6 +209,7 @@ class Background(Protocol):
 
 
 RANDOM_POOL_BYTES: Final = 4096
+SWITCH_INTERVAL_SECONDS: Final = 0.0005
 
 
 def calm_garbage_collector() -> None:
@@ -218,6 +220,15 @@ def calm_garbage_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
+
+
+def switch_threads_fast() -> None:
+    """Has a thread that computes give the interpreter lock up soon when another one asks for it.
+
+    The loop asks for it after everything it does without. The default of 5 ms is too long for it
+    beside workers.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
 
 
 class SystemClock:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import uvloop
 
-from bench.storage import compaction, reopen
+from bench.storage import compaction, mixed, reopen
 
-BENCHES = {"compaction": compaction, "reopen": reopen}
+BENCHES = {"compaction": compaction, "mixed": mixed, "reopen": reopen}
 
 
 def main() -> int:

@@ -26,11 +26,11 @@ SMALL_BUDGET_BYTES: Final = 64 * limits.MIB
 
 
 class Load:
-    """`clients` that commit, one after another each, until `stop`."""
+    """`clients` that update ids below `rows`, one after another each, until `stop`."""
 
     def __init__(self, shard: Shard, rows: int, clients: int, seed: int) -> None:
         self._shard = shard
-        self._rows = rows
+        self.rows = rows
         self._random = random.Random(seed)
         self._running = True
         self._active = clients
@@ -55,7 +55,7 @@ class Load:
                 if not self._active:
                     self.ended.set_result(None)
 
-        self._shard.add(self._random.randrange(self._rows), 1, durable)
+        self._shard.add(self._random.randrange(self.rows), 1, durable)
 
     def report(self, name: str, seconds: float) -> None:
         rate = len(self.latencies) / seconds

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from shardb import limits
 from shardb._core.rowprog import Program
-from shardb.env import SystemBackground, SystemFiles, SystemRng
+from shardb.env import SystemBackground, SystemFiles, SystemRng, switch_threads_fast
 from shardb.errors import StorageError
 from shardb.meta.descriptors import Column, Range, Table
 from shardb.node.keys import key_codec_of
@@ -29,7 +29,7 @@ from shardb.program import Call, Col, Key, Param, ProgramSpec, TypeRef
 from shardb.rpc import framing
 from shardb.rpc import messages as m
 from shardb.rpc.transport import ServerConnection
-from shardb.storage.memory import MemoryBudget
+from shardb.storage.memory import MemoryBudget, tame_allocators
 from shardb.txn import oracle
 from shardb.types import TypeCode
 
@@ -155,6 +155,8 @@ class Shard:
         memory_bytes: int = limits.MEMORY_DEFAULT_BYTES,
         clock_speed: int = 1,
     ) -> None:
+        switch_threads_fast()
+        tame_allocators()
         self.loop = asyncio.get_running_loop()
         self.budget = MemoryBudget(memory_bytes)
         self._workers = ThreadPoolExecutor(SCAN_THREADS, thread_name_prefix="scan")

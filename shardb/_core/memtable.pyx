@@ -49,6 +49,10 @@ cdef extern from *:
     uint64_t read_be "shardb_read_be"(const char* p, size_t n) noexcept nogil
     uint64_t hash_bytes "shardb_hash"(const char* p, size_t n, uint64_t seed) noexcept nogil
 
+cdef extern from "chunk.h":
+    void* chunk_new "shardb_chunk_new"(size_t size) noexcept nogil
+    void chunk_free "shardb_chunk_free"(void* p, size_t size) noexcept nogil
+
 cdef enum:
     CHUNK_FIRST_BYTES = 16 * 1024
     CHUNK_MAX_BYTES = 1024 * 1024
@@ -96,7 +100,7 @@ cdef void* arena_take(Table* table, size_t size) noexcept nogil:
         wanted = table.chunk_bytes
         if PIECEWISE or size > wanted // 4:
             # A large row gets a chunk of its own and leaves the current one in use.
-            chunk = <Chunk*> malloc(sizeof(Chunk) + size)
+            chunk = <Chunk*> chunk_new(sizeof(Chunk) + size)
             if chunk == NULL:
                 return NULL
             chunk.size = size
@@ -104,7 +108,7 @@ cdef void* arena_take(Table* table, size_t size) noexcept nogil:
             table.chunks = chunk
             table.bytes += sizeof(Chunk) + size
             return <void*> (chunk + 1)
-        chunk = <Chunk*> malloc(sizeof(Chunk) + wanted)
+        chunk = <Chunk*> chunk_new(sizeof(Chunk) + wanted)
         if chunk == NULL:
             return NULL
         chunk.size = wanted
@@ -399,7 +403,7 @@ cdef class MemTable:
         cdef Chunk* previous
         while chunk != NULL:
             previous = chunk.previous
-            free(chunk)
+            chunk_free(chunk, sizeof(Chunk) + chunk.size)
             chunk = previous
         free(self.c.slots)
         free(self.c.old_slots)

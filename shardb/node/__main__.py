@@ -15,14 +15,14 @@ import uvloop
 from shardb import __name__ as package
 from shardb import limits
 from shardb.engine.fragments import FragmentEngine
-from shardb.env import calm_garbage_collector
+from shardb.env import calm_garbage_collector, switch_threads_fast
 from shardb.errors import SqlError
 from shardb.meta import schema
 from shardb.meta.descriptors import Node
 from shardb.meta.registration import Registration
 from shardb.meta.remote import RemoteStore
 from shardb.node.server import NodeServer, end_on_bugs
-from shardb.storage.memory import MemoryBudget
+from shardb.storage.memory import MemoryBudget, tame_allocators
 
 PR_SET_PDEATHSIG = 1
 
@@ -70,6 +70,7 @@ async def serve(options: argparse.Namespace) -> None:
     await registration.start()
     learning = loop.create_task(learn_nodes())
     calm_garbage_collector()
+    switch_threads_fast()
     await stopping.wait()
     learning.cancel()
     await server.stop()
@@ -89,6 +90,7 @@ def main() -> int:
     parser.add_argument("--gc-ttl-ms", type=int, default=limits.GC_TTL_MS)
     arguments = parser.parse_args()
     die_with_parent()
+    tame_allocators()
     try:
         uvloop.run(serve(arguments))
     except (SqlError, OSError) as error:

@@ -176,7 +176,23 @@ class Engine:
 
     def start(self) -> None:
         """Begins to flush and merge; everything has been replayed."""
+        for tablet in self.tablets.values():
+            self._open_ahead(tablet)
         self.maintenance.start()
+
+    def _open_ahead(self, tablet: Tablet) -> None:
+        """Has a worker open the tablet's segments, or its first reader would have to, all at once."""
+        metas = list(tablet.metas)
+
+        def job() -> list[Segment]:
+            return [self.open_segment(meta) for meta in metas]
+
+        def done(segments: list[Segment] | None, error: BaseException | None) -> None:
+            if segments is not None:  # else who reads them learns what is wrong
+                tablet.opened(segments)
+
+        if metas:
+            self.background.run(job, done)
 
     # --- the log
 

@@ -14,6 +14,7 @@ import msgspec
 import pyarrow as pa
 
 from shardb import limits
+from shardb._core.coreerror import CoreError
 from shardb._core.crc32c import crc32c
 from shardb._core.rowcodec import RowLayout
 from shardb._core.runmerge import RunMerge
@@ -127,13 +128,27 @@ def write_segments(
 
 
 def make_segments(batches: Iterable[pa.RecordBatch], target: Target) -> list[Segment]:
-    """The same, and opens them, which takes a while too. Leaves no file if it fails."""
+    """The same, and opens and checks them: else the first reads of each row group would have to.
+
+    Leaves no file if it fails.
+    """
     made = write_segments(batches, target)
     try:
-        return [open_segment(target.files, target.directory, meta) for meta in made]
-    except StorageError:
+        segments = [open_segment(target.files, target.directory, meta) for meta in made]
+        if not target.codec:  # decompressed, they would take memory before anybody asks
+            for segment in segments:
+                check_segment(segment)
+    except (StorageError, CoreError):
         remove_segments(target.files, target.directory, [meta.number for meta in made])
         raise
+    return segments
+
+
+def check_segment(segment: Segment) -> None:
+    """Raises CoreError XX001 if a column of a row group does not have its checksum."""
+    for group in range(segment.groups):
+        for column in range(segment.columns):
+            segment.check(group, column)
 
 
 def remove_segments(files: Files, directory: str, numbers: Iterable[int]) -> None:

@@ -130,6 +130,15 @@ class Tablet:
             found = self._open[meta.number] = self._opener(meta)
         return found
 
+    def opened(self, segments: Iterable[Segment]) -> None:
+        """These have been opened ahead of need; those that have gone meanwhile are passed over."""
+        numbers = {meta.number for meta in self.metas}
+        for segment in segments:
+            meta = segment.meta
+            assert isinstance(meta, SegmentMeta)
+            if meta.number in numbers:
+                self._open.setdefault(meta.number, segment)
+
     @staticmethod
     def version_of(segment: Segment) -> int:
         """The schema version that a segment's rows are of."""

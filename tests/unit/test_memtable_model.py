@@ -131,6 +131,7 @@ def test_readers_of_every_kind_beside_a_writer(seed: int) -> None:
     chosen = random.Random(seed)
     layout = RowLayout(1, [(int(TypeCode.INT8), -1), (int(TypeCode.TEXT), -1)])
     table = MemTable()
+    runs = Runs(layout, [(False, [(table, None)])])
     rows: dict[bytes, bytes] = {}
     published: list[tuple[int, int, int]] = [(0, 0, 0)]  # timestamp, rows, the sum of their bytes
     done = threading.Event()
@@ -145,7 +146,6 @@ def test_readers_of_every_kind_beside_a_writer(seed: int) -> None:
         if name == "seek":
             keys = b"".join(struct.pack(">Q", n) for n in range(4096))
             return seek_each(table, keys, 8, ts), None
-        runs = Runs(layout, [(False, [(table, None)])])
         batches = scan_batches(runs, [0, 1], [pa.int64(), pa.string()], ts)
         return sum(batch.num_rows for batch in batches), None
 
