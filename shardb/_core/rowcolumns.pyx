@@ -168,8 +168,9 @@ cdef void fill_span(OutColumn* out, const uint8_t* validity, const int32_t* offs
     else:
         copy_bits(out.validity, at, validity, start, count)
     if out.shape == SHAPE_VARIABLE:
-        memcpy(out.values + out.offsets[at], values + offsets[start],
-               offsets[start + count] - offsets[start])
+        if offsets[start + count] > offsets[start]:
+            memcpy(out.values + out.offsets[at], values + offsets[start],
+                   offsets[start + count] - offsets[start])
     elif out.shape == SHAPE_BITS:
         copy_bits(<uint8_t*> out.values, at, <const uint8_t*> values, start, count)
     elif count == 1 and width == 8:

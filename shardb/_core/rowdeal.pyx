@@ -145,7 +145,8 @@ cdef class RowDealer:
             return core_fail(b"53200", b"out of memory")
         length = <uint32_t> self.key.len
         memcpy(hand.keys.data + hand.keys.len, &length, ITEM_HEAD)
-        memcpy(hand.keys.data + hand.keys.len + ITEM_HEAD, self.key.data, length)
+        if length:
+            memcpy(hand.keys.data + hand.keys.len + ITEM_HEAD, self.key.data, length)
         hand.keys.len += ITEM_HEAD + length
         length = <uint32_t> size
         memcpy(hand.rows.data + hand.rows.len, &length, ITEM_HEAD)
@@ -182,7 +183,11 @@ cdef class RowDealer:
         cdef int order
         if start.length == 0:
             return True
-        order = memcmp(self.key.data, start.key, length if length < start.length else start.length)
+        order = 0
+        if length and start.length:
+            order = memcmp(
+                self.key.data, start.key, length if length < start.length else start.length
+            )
         return order > 0 or (order == 0 and length >= start.length)
 
     def take(self, bint all_of_it=False):

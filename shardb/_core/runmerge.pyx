@@ -266,7 +266,8 @@ cdef class RunMerge:
         """True if the head, which is the next row in order, goes into the batch."""
         if (self.has_last and head.prefix == self.last_prefix
                 and head.key_length == self.last_length
-                and memcmp(head.key, self.last_key, head.key_length) == 0):
+                and (head.key_length == 0
+                     or memcmp(head.key, self.last_key, head.key_length) == 0)):
             if head.ts == self.last_ts or self.settled:
                 return False
         else:
@@ -505,8 +506,9 @@ cdef class RunMerge:
             return
         offsets = view.key_offsets + piece.start
         measure_span(&self.keys, view.key_offsets, piece.start, piece.at, piece.rows)
-        memcpy(self.keys.values + self.keys.offsets[piece.at], view.keys + offsets[0],
-               offsets[piece.rows] - offsets[0])
+        if offsets[piece.rows] > offsets[0]:
+            memcpy(self.keys.values + self.keys.offsets[piece.at], view.keys + offsets[0],
+                   offsets[piece.rows] - offsets[0])
         if view.link_ts:
             for index in range(piece.rows):
                 stamps[index] = view.link_ts
