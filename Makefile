@@ -1,6 +1,7 @@
 # Everything runs in .venv, which the first target to need it makes.
 #   make start   a cluster in the foreground, data under ./shardb-data   (ARGS="--shards 4 ...")
 #   make test    all tests                                              (ARGS="-k copy ...")
+#   make crash   nodes that crash at many points, and disks that are full   (CRASH_SEEDS=100)
 #   make lint    ruff, mypy, import-linter
 #   make asan    the tests of shardb/_core under the sanitizers of gcc    (ARGS="-k copy ...")
 #   make bench   the benchmarks; needs PostgreSQL's own programs        (ARGS="--scale 10 ...")
@@ -9,7 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := setup.py $(wildcard shardb/_core/*.pyx shardb/_core/*.pxd shardb/_core/*.h)
 
-.PHONY: start test lint asan bench build format clean
+.PHONY: start test crash lint asan bench build format clean
 
 start: build
 	@exec $(BIN)/shardb start $(ARGS)
@@ -17,6 +18,10 @@ start: build
 test: build
 	@tools/require test
 	$(BIN)/python -m pytest $(ARGS)
+
+crash: build
+	CRASH_SEEDS=$(or $(CRASH_SEEDS),20) $(BIN)/python -m pytest -s \
+	  tests/unit/test_engine_crash.py tests/unit/test_engine_full.py $(ARGS)
 
 lint: build
 	$(BIN)/ruff check .

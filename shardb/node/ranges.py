@@ -19,8 +19,9 @@ from shardb.storage.schema import TabletSchema
 from shardb.storage.segmentformat import SegmentColumn, SegmentMeta
 from shardb.storage.tablet import Tablet
 from shardb.txn import records
+from shardb.txn.decisions import Done
 from shardb.txn.locks import LockTable
-from shardb.txn.participant import Done, Participant
+from shardb.txn.participant import Participant
 from shardb.txn.records import Section
 from shardb.txn.state import State
 

@@ -416,6 +416,10 @@ class Engine:
         """These belong to a transaction that may commit yet."""
         self._private.update(numbers)
 
+    def release_private(self, numbers: Iterable[int]) -> None:
+        """The tablet has these now, or has merged them since."""
+        self._private.difference_update(numbers)
+
     def remove_later(self, numbers: Iterable[int]) -> None:
         """Removes segments that nothing names any more, in the background or at the next start."""
         gone = list(numbers)

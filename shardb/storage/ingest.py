@@ -231,7 +231,9 @@ class Ingest:
         self._closed = True
         self._engine.privates.discard(self)
         for part in self._parts:
-            if not linked:
+            if linked:
+                self._engine.release_private(meta.number for meta in part.metas)
+            else:
                 self._discard(part)
         self._memtable = MemTable()
         self._parts = []

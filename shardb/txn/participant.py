@@ -23,6 +23,7 @@ from typing import Final, Protocol
 from shardb.errors import SqlError, StorageError
 from shardb.rpc import messages as m
 from shardb.txn import oracle, records
+from shardb.txn.decisions import Decisions, Done
 from shardb.txn.locks import LockTable
 from shardb.txn.records import LockedKey, Section
 from shardb.txn.state import (
@@ -37,7 +38,6 @@ from shardb.txn.state import (
     State,
 )
 
-Done = Callable[[StorageError | None], None]
 FORGET_AFTER: Final = oracle.from_ms(10 * 60 * 1000)  # PROTOCOL 2: at least ten minutes behind
 PRUNE_EVERY: Final = 4096
 PRUNE_MAX: Final = 2 * PRUNE_EVERY  # at once, as commits wait meanwhile
@@ -87,7 +87,7 @@ class Participant:
         self._outcomes: dict[bytes, int] = {}  # commit_ts, or minus its age if aborted
         self._prune_at = PRUNE_EVERY
         self.decided: dict[bytes, int] = {}  # two-phase commits, until all have acknowledged
-        self._owed: list[bytes] = []  # decide records that a full disk refused, to go first
+        self._decisions = Decisions(host)
 
     # --- timestamps and reads
 
@@ -401,7 +401,7 @@ class Participant:
         """
         state = self.states.get(txn_id)
         if state is None:
-            reply(m.Ack())
+            self._decisions.answer(txn_id, reply)
             return
         if state.phase in (PREPARING, DECIDING):
             state.after.append(lambda: self.decide(txn_id, commit_ts, reply))
@@ -416,15 +416,7 @@ class Participant:
         if commit_ts and state.bulk:
             self._decide_bulk(state, commit_ts, payload, reply)
             return
-
-        def durable(error: StorageError | None) -> None:
-            if error is None:
-                reply(m.Ack())
-            else:
-                self._owed.append(payload)
-                reply(m.Failure(error.sqlstate, error.message))
-
-        self._persist(records.DECIDE, payload, durable, lazy=True)
+        self._decisions.log(txn_id, payload, reply)
         if commit_ts:
             self.apply(state, commit_ts)
             self.decided[txn_id] = commit_ts
@@ -487,23 +479,13 @@ class Participant:
 
     # --- inner workings
 
-    def _persist(self, kind: int, payload: bytes, done: Done, lazy: bool = False) -> None:
+    def _persist(self, kind: int, payload: bytes, done: Done) -> None:
         """Appends a record, after the decisions applied here whose records did not get through.
 
         Records queued together fail together, so none that builds on a decision overtakes it.
         """
-        if self._owed:
-            owed, self._owed = self._owed, []
-            for earlier in owed:
-                self.host.persist(records.DECIDE, earlier, self._owe_again(earlier), lazy)
-        self.host.persist(kind, payload, done, lazy)
-
-    def _owe_again(self, payload: bytes) -> Done:
-        def durable(error: StorageError | None) -> None:
-            if error is not None:
-                self._owed.append(payload)
-
-        return durable
+        self._decisions.log_owed()
+        self.host.persist(kind, payload, done)
 
     def _seal(self, state: State, done: Done) -> None:
         """Has the bulk writes made ready for the log; `done` unless the state ends meanwhile.

@@ -19,12 +19,14 @@ from shardb import limits
 from shardb._core.frames import join_items
 from shardb._core.keycodec import KeyCodec
 from shardb._core.rowcursor import RowCursor
+from shardb._core.rowprog import Program
 from shardb.errors import StorageError
 from shardb.meta.descriptors import Column, Range, Table
 from shardb.node import retention, writes
 from shardb.node.bulk import Bulk
 from shardb.node.node import ShardNode
 from shardb.node.ranges import LocalRange, schema_of
+from shardb.program import Col, Key, Param, ProgramSpec, TypeRef
 from shardb.rpc import framing
 from shardb.rpc import messages as m
 from shardb.rpc.transport import ServerConnection
@@ -40,7 +42,7 @@ from tests.support.crash_disk import Disk, SteppedBackground
 Values = Mapping[int, Any]  # a row by column id
 
 PATH = "data"
-SPLIT = 1000
+SPLIT = 100_000
 LAST_TS = 2**64 - 1
 GC_TTL_MS = 600
 FORGET_MS = 900
@@ -160,6 +162,23 @@ class Connection:
     def abort(self) -> None:
         raise AssertionError("the connection was aborted")
 
+    def send(self, frame: bytes) -> None:
+        """Rows of a program, ready to be sent."""
+
+    def open_stream(self, request_id: int) -> Stream:
+        return Stream(self, request_id)
+
+
+class Stream:
+    """Of a scan, which is refused or begins."""
+
+    def __init__(self, connection: Connection, request_id: int) -> None:
+        self._connection = connection
+        self._request_id = request_id
+
+    def end(self, message: m.Message) -> None:
+        self._connection.reply(self._request_id, message)
+
 
 class Answer:
     """What a request was answered, once it was."""
@@ -171,6 +190,13 @@ class Answer:
     @property
     def message(self) -> m.Message | None:
         return self._connection.answers.get(self._request_id)
+
+
+class NoWorkers:
+    """Scans that are not refused never begin."""
+
+    def submit(self, *work: object) -> None:
+        pass
 
 
 class SmallRng:
@@ -201,7 +227,7 @@ class Life:
             disk,
             SmallRng(issued),
             self._fatal,
-            cast(Executor, None),
+            cast(Executor, NoWorkers()),
             cast(Any, None),
             self.background,
             budget or SmallBudget(),
@@ -289,6 +315,26 @@ class Life:
         return self.node.ranges[range_.id]
 
     # --- reading
+
+    def selected(self, ident: int, read_ts: int) -> m.Message | None:
+        """The answer to a row program that reads one row of the main table, but for rows."""
+        type_ = TypeRef(TypeCode.INT8)
+        key = Key(points=((Param(type_, 0),),))
+        spec = ProgramSpec(MAIN.id, 1, "select", (type_,), key, output=(Col(type_, 1),))
+        self.ask(m.RegisterProgram(1, spec, MAIN))
+        params = Program(spec, MAIN).param_layout.encode([ident])
+        self._requests += 1
+        execute = m.Execute(
+            range_of(ident).id, 1, read_ts, 0, self.issued, None, False, 0, params, b""
+        )
+        connection = cast(ServerConnection, self.connection)
+        self.node.on_execute(connection, self._requests, execute)
+        return Answer(self.connection, self._requests).message
+
+    def scan(self, ident: int, read_ts: int) -> m.Message | None:
+        """The answer to a scan of the main table, if it is refused."""
+        range_id = range_of(ident).id
+        return self.ask(m.Scan(range_id, MAIN.id, read_ts, b"", b"", (0,), True, "", None)).message
 
     def rows(self, range_: Range, table: Table, ts: int) -> dict[int, list[Any]]:
         """What a row by row read of all keys finds."""

@@ -12,21 +12,39 @@ from pathlib import Path
 
 import pytest
 
-from shardb._core.rowcodec import RowLayout
-from shardb.env import SystemFiles, SystemRng
+from shardb._core.rowcursor import RowCursor
+from shardb.env import SystemBackground, SystemFiles, SystemRng
 from shardb.errors import StorageError
+from shardb.storage.edits import TabletState
 from shardb.storage.engine import Engine
 from shardb.storage.logfile import LogRecord
+from shardb.storage.schema import TabletSchema
+from shardb.storage.segmentformat import SegmentColumn
+from shardb.storage.tablet import Tablet
 from shardb.types import TypeCode
 
-LAYOUT = RowLayout(1, [(int(TypeCode.INT8), -1)])
+COLUMNS = [SegmentColumn(1, "value", int(TypeCode.INT8), -1)]
+SCHEMA = TabletSchema(1, COLUMNS)
+LAYOUT = SCHEMA.layout(1)
 PUT = 1
 
 
-def replay(engine: Engine, record: LogRecord) -> None:
-    """A toy of the node's: the payload is a key, the record's index its value and timestamp."""
-    tablet = engine.install(record.range_id, 1, LAYOUT)
-    tablet.apply([(record.payload, LAYOUT.encode([record.index]))], record.index)
+class Toy:
+    """A node of tables 1 with one column; a payload is a key, its index the value and timestamp."""
+
+    def restore(self, engine: Engine, state: TabletState) -> None:
+        engine.install(*state.key, SCHEMA, state.descriptor)
+
+    def replay(self, engine: Engine, record: LogRecord) -> None:
+        tablet = engine.install(record.range_id, 1, SCHEMA, b"table")
+        if record.index > tablet.settled_index:
+            tablet.apply([(record.payload, LAYOUT.encode([record.index]))], record.index)
+
+    def retained(self, range_id: int, needed: int) -> int:
+        return needed
+
+    def gc_ts(self) -> int:
+        return 0
 
 
 class NoLoop:
@@ -41,12 +59,21 @@ class NoLoop:
     def call_later(self, delay: float, callback: Callable[[], None], /) -> None:
         pass
 
+    def call_soon_threadsafe(self, callback: Callable[[], None], /) -> None:
+        pass
+
 
 def opened(path: Path) -> Engine:
     def fatal(error: StorageError) -> None:
         raise error
 
-    return Engine(str(path), SystemFiles(NoLoop()), SystemRng(), replay, fatal)
+    loop = NoLoop()
+    background = SystemBackground(loop)
+    return Engine(str(path), SystemFiles(loop), SystemRng(), Toy(), fatal, background)
+
+
+def rows(tablet: Tablet) -> list[tuple[bytes, bytes, int]]:
+    return list(RowCursor(tablet.runs(1), b"", b"", 1 << 60, False, None))
 
 
 def test_tablets_come_back_and_indexes_go_on(tmp_path: Path) -> None:
@@ -59,7 +86,7 @@ def test_tablets_come_back_and_indexes_go_on(tmp_path: Path) -> None:
     engine.close()
     assert told == [None] * 3
     engine = opened(path)
-    assert {key: list(tablet.cursor()) for key, tablet in engine.tablets.items()} == {
+    assert {key: rows(tablet) for key, tablet in engine.tablets.items()} == {
         (4, 1): [(b"a", LAYOUT.encode([1]), 1), (b"c", LAYOUT.encode([2]), 2)],
         (9, 1): [(b"b", LAYOUT.encode([1]), 1)],
     }
@@ -83,9 +110,9 @@ def test_a_second_opener_is_refused(tmp_path: Path) -> None:
 
 def test_a_newer_format_is_refused_and_lets_go(tmp_path: Path) -> None:
     opened(tmp_path).close()
-    (tmp_path / "FORMAT").write_text("2\n")
+    (tmp_path / "FORMAT").write_text("3\n")
     for _ in range(2):
-        with pytest.raises(StorageError, match=r"has format 2, this shardb reads up to 1"):
+        with pytest.raises(StorageError, match=r"has format 3, this shardb reads up to 2"):
             opened(tmp_path)
     (tmp_path / "FORMAT").write_text("what\n")
     with pytest.raises(StorageError, match="does not hold a format number"):
@@ -115,14 +142,19 @@ def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> N
 WRITER = """
 import asyncio, sys
 from shardb import limits
-from shardb.env import SystemFiles, SystemRng
+from shardb.env import SystemBackground, SystemFiles, SystemRng
 from shardb.storage.engine import Engine
 
 limits.LOG_ZEROED_FIRST_BYTES = limits.LOG_ZEROED_MAX_BYTES = 8192  # so that files are many
 
+class Owner:
+    def restore(self, engine, state): ...
+    def replay(self, engine, record): ...
+
 async def main():
-    files = SystemFiles(asyncio.get_running_loop())
-    engine = Engine(sys.argv[1], files, SystemRng(), lambda e, r: None, sys.exit)
+    loop = asyncio.get_running_loop()
+    files, background = SystemFiles(loop), SystemBackground(loop)
+    engine = Engine(sys.argv[1], files, SystemRng(), Owner(), sys.exit, background)
     index = engine.last_index(1)
 
     def durable(error, key):
@@ -162,7 +194,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
         child.wait()
         engine = opened(tmp_path)
         assert engine.last_index(1) >= acknowledged
-        found = {int(key) for key, _, _ in engine.tablets[1, 1].cursor()}
+        found = {int(key) for key, _, _ in rows(engine.tablets[1, 1])}
         assert found == set(range(1, engine.last_index(1) + 1))
         engine.close()
     assert len(list((tmp_path / "log").glob("*.log"))) > 1

@@ -103,3 +103,23 @@ def test_numbers_in_the_log_are_not_given_to_other_files() -> None:
         life = Life(life.disk.after_kill(), life.issued)
         life.settle()
         assert len(life.rows(LOW, MAIN, LAST_TS)) == 180
+
+
+def test_files_that_were_linked_and_merged_go_at_the_next_start() -> None:
+    life = begun()
+    session = Session(life, 1)
+    large(session)
+    commit_ts = session.prepare()
+    life.settle()
+    assert life.reply(m.Decide(LOW.id, session.id, commit_ts)) == m.Ack()
+    before = life.disk.after_kill()
+    for number in range(2, 20):  # until a merge takes them
+        Session(life, number).write("put", some(range(0, 180, 4), number), commit=True)
+        life.settle()
+    gone = before.written.keys() - life.disk.written.keys()
+    again = life.disk.after_kill()
+    for path in gone:  # the crash came before they were removed
+        if "segments" in path:
+            again.written[path] = before.written[path]
+    life = Life(again, life.issued)
+    assert life.files() == life.named()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from shardb import limits
 from shardb.rpc import messages as m
+from shardb.storage import policy
 from shardb.txn import oracle
 from tests.support.crash_disk import Disk
 from tests.support.small_node import (
+    FORGET_MS,
     GC_TTL_MS,
     HIGH,
     LAST_TS,
@@ -37,11 +40,9 @@ def begun() -> Life:
 
 
 def later(life: Life, ms: int) -> None:
-    """Time goes on, and the node hears of it."""
+    """Time goes on, and the range below the split hears of it."""
     life.issued += oracle.from_ms(ms)
-    life.ask(m.Hello("test", 1, life.issued))
-    for local in life.node.ranges.values():
-        local.participant.note(life.issued)
+    life.local(LOW).participant.note(life.issued)
 
 
 def flushed(life: Life) -> None:
@@ -211,3 +212,96 @@ def test_an_error_is_not_told_to_writers_once_it_has_passed() -> None:
     assert not work.merges
     life.settle()
     assert work.merges and work.failure is None
+
+
+def test_outcomes_outlive_a_restart_as_long_as_they_may_be_asked_for() -> None:
+    life = begun()
+    Session(life, 1).write("put", some([1]), commit=True)
+    aborted = m.QueryOutcome(LOW.id, bytes(16), True)
+    assert life.reply(aborted) == m.Outcome("aborted", 0)
+    for number in range(2, 40):  # the log goes on to other files
+        later(life, FORGET_MS // 50)
+        Session(life, number).write("put", some([1], number, "x" * 99), commit=True)
+    flushed(life)
+    for again in range(2):
+        life = Life(life.disk.after_kill(), life.issued)
+        query = m.QueryOutcome(LOW.id, (1).to_bytes(16, "big"), False)
+        assert isinstance(reply := life.reply(query), m.Outcome) and reply.state == "committed"
+        assert life.reply(aborted) == m.Outcome("aborted", 0)
+        Session(life, 50 + again).write("put", some([1]), commit=True)
+        flushed(life)
+
+
+def test_writes_after_a_restart_are_newer_than_what_was_linked() -> None:
+    life = begun()
+    session = Session(life, 1)
+    for first in range(0, 180, 60):
+        session.write("insert", some(range(first, first + 60), 1, "x" * 40))
+    session.commit()
+    life.settle()
+    life = Life(life.disk.after_kill(), life.issued)
+    Session(life, 2).write("put", some([170], 2), commit=True)
+    life.node.engine.freeze(life.local(LOW).tablets[MAIN.id])
+    life.until(lambda: life.node.engine.maintenance.flushes == 1)  # and nothing is merged
+    assert life.rows(LOW, MAIN, LAST_TS)[170] == [170, 2, ""]
+    assert life.scanned(LOW, MAIN, LAST_TS)[170] == [170, 2, ""]
+
+
+@pytest.mark.parametrize("change", ["install", "drop"])
+def test_the_log_keeps_tables_that_the_manifest_does_not_know_yet(change: str) -> None:
+    life = begun()
+    side = side_table(1)
+    if change == "drop":
+        life.install(side)
+        life.settle()
+    life.disk.failing, life.disk.failing_paths = {"write"}, "MANIFEST"
+    message = m.InstallTable(LOW, side) if change == "install" else m.DropTable(LOW.id, side.id)
+    answer = life.ask(message)
+    while answer.message is None or life.disk.jobs:
+        life.disk.step()
+    life.disk.failing = set()
+    for number in range(60):  # the change is tried again with the next timer, which does not come
+        later(life, 100)
+        write = Session(life, number).write_message("put", some([1], 1, "x" * 99), MAIN, True)
+        answer = life.ask(write)
+        while answer.message is None:
+            assert life.disk.step()
+    life.node.engine.freeze(life.local(LOW).tablets[MAIN.id])
+    life.node.engine.maintenance.pump()
+    while life.background.step() or life.disk.step():
+        pass
+    assert not life.local(LOW).tablets[MAIN.id].unsettled
+    life = Life(life.disk.after_kill(), life.issued)
+    assert (side.id in life.local(LOW).tablets) == (change == "install")
+
+
+def test_reads_of_dropped_versions_are_refused() -> None:
+    life = begun()
+    Session(life, 1).write("put", some([1], 1), commit=True)
+    later(life, 2 * GC_TTL_MS)
+    flushed(life)
+    gc_ts = life.local(LOW).tablets[MAIN.id].gc_ts
+    assert gc_ts
+    for read in (life.selected, life.scan):
+        refused = read(1, gc_ts - 1)
+        assert isinstance(refused, m.Failure) and refused.sqlstate == "72000"
+        assert not isinstance(read(1, gc_ts), m.Failure)
+
+
+def test_writers_wait_for_merges_when_there_are_too_many_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    life = begun()
+    tablet = life.local(LOW).tablets[MAIN.id]
+    with monkeypatch.context() as without_merges:
+        without_merges.setattr(policy, "choose", lambda *args, **options: None)
+        for number in range(limits.RUNS_STALL_MAX + 1):
+            Session(life, number).write("put", some([1], number), commit=True)
+            flushed(life)
+        waits = life.ask(Session(life, 99).write_message("put", some([1], 99), MAIN, True))
+        life.settle()
+        assert life.node.engine.maintenance.pressed and waits.message is None
+    life.settle()
+    assert isinstance(waits.message, m.Written)
+    assert len(tablet.shape) <= limits.RUNS_TARGET_MAX
+    assert life.rows(LOW, MAIN, LAST_TS) == {1: [1, 99, ""]}

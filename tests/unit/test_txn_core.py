@@ -406,6 +406,24 @@ def test_statements_are_taken_back_by_number() -> None:
     assert state.overlays == {7: {b"j": b"x"}}
 
 
+def test_a_decision_told_again_is_acknowledged_once_it_is_durable() -> None:
+    found, host = participant()
+    state = enter(found)
+    found.prepare(prepare(state.state_id), lambda reply: None)
+    host.flush()
+    replies: list[m.Message] = []
+    found.decide(TXN, STEP + 5, replies.append)
+    found.decide(TXN, STEP + 5, replies.append)
+    assert not replies and len(host.log) == 2
+    host.flush(StorageError("53100", "full"))
+    assert [type(reply) for reply in replies] == [m.Failure] * 2
+    found.decide(TXN, STEP + 5, replies.append)
+    assert len(replies) == 2
+    host.flush()
+    found.decide(TXN, STEP + 5, replies.append)
+    assert replies[2:] == [m.Ack()] * 2 and len(host.log) == 3
+
+
 # --- frames
 
 
