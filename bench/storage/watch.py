@@ -10,11 +10,13 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
+from operator import itemgetter
 from types import FrameType
 from typing import Final
 
 BEAT_SECONDS: Final = 0.002
 STACK_FRAMES: Final = 6
+LONGEST: Final = 3  # turns of which all stacks are kept
 
 
 class LoopWatch:
@@ -28,6 +30,8 @@ class LoopWatch:
     def __init__(self, late_seconds: float = 0.01) -> None:
         self.lags: list[tuple[float, float]] = []
         self.stacks: Counter[str] = Counter()
+        self.longest: list[tuple[float, float, Counter[str]]] = []  # net, whole, where it was
+        self._seen: Counter[str] = Counter()  # of the turn under way
         self._late_seconds = late_seconds
         self._loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
@@ -53,7 +57,11 @@ class LoopWatch:
             return
         now, queued = time.perf_counter(), self._queued_seconds()
         lag = max(now - self._beat - BEAT_SECONDS, 0.0)
-        self.lags.append((lag, max(lag - (queued - self._queued), 0.0)))
+        net = max(lag - (queued - self._queued), 0.0)
+        self.lags.append((lag, net))
+        seen, self._seen = self._seen, Counter()
+        if seen:
+            self.longest = sorted([*self.longest, (net, lag, seen)], key=itemgetter(0))[-LONGEST:]
         self._beat, self._queued = now, queued
         self._loop.call_later(BEAT_SECONDS, self._tick)
 
@@ -62,14 +70,14 @@ class LoopWatch:
         return int(os.pread(self._schedule, 100, 0).split()[1]) / 1e9
 
     def _sample(self) -> None:
-        seen = 0.0
+        counted = 0.0
         while not self._over.wait(BEAT_SECONDS):
             beat = self._beat
-            if beat != seen and time.perf_counter() - beat > self._late_seconds:
-                seen = beat  # one stack a late turn
-                frames = sys._current_frames()
-                stack = _stack(frames[self._thread_id])
-                if stack:
+            if time.perf_counter() - beat > self._late_seconds:
+                stack = _stack(sys._current_frames()[self._thread_id])
+                self._seen[stack or "waits for events, or to run"] += 1
+                if stack and beat != counted:
+                    counted = beat
                     self.stacks[stack] += 1
 
     def report(self, most: int = 5) -> None:
@@ -82,6 +90,10 @@ class LoopWatch:
             print(f"  {name}: {summary(lags)}")
         for stack, count in self.stacks.most_common(most):
             print(f"    {count} x {stack}")
+        for net, lag, seen in reversed(self.longest):
+            print(f"    the longest: {net * 1e3:.0f} of {lag * 1e3:.0f} ms")
+            for stack, count in seen.most_common(2):
+                print(f"      {count} x {stack}")
 
 
 def summary(seconds: Sequence[float]) -> str:

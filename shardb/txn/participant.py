@@ -17,6 +17,7 @@ lost answer is asked for with QueryOutcome, which logs it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Final, Protocol
 
 from shardb.errors import SqlError, StorageError
@@ -39,6 +40,7 @@ from shardb.txn.state import (
 
 FORGET_AFTER: Final = oracle.from_ms(10 * 60 * 1000)  # PROTOCOL 2: at least ten minutes behind
 PRUNE_EVERY: Final = 4096
+PRUNE_MAX: Final = 2 * PRUNE_EVERY  # at once, as commits wait meanwhile
 ABORTED_TS: Final = 0
 
 
@@ -562,7 +564,7 @@ class Participant:
         if len(self._outcomes) >= self._prune_at:
             horizon = max(self.known_issued, self.newest_commit_ts) - FORGET_AFTER
             old = []
-            for found, value in self._outcomes.items():
+            for found, value in islice(self._outcomes.items(), PRUNE_MAX):
                 if abs(value) > horizon:
                     break
                 old.append(found)
