@@ -181,7 +181,7 @@ class Engine:
         self.maintenance.start()
 
     def _open_ahead(self, tablet: Tablet) -> None:
-        """Has a worker open the tablet's segments, or its first reader would have to, all at once."""
+        """Has a worker open the tablet's segments: its first reader would have to, all at once."""
         metas = list(tablet.metas)
 
         def job() -> list[Segment]:
