@@ -76,6 +76,7 @@ MEMORY_MIN_BYTES: Final = 64 * MIB
 MEMTABLE_MAX_BYTES: Final = 64 * MIB  # a larger one is frozen and flushed
 LOG_UNSETTLED_MAX_BYTES: Final = 256 * MIB  # of log that only memtables hold; above it they flush
 SEGMENT_TARGET_BYTES: Final = 256 * MIB  # a larger one ends at the next key
+SEGMENT_REMOVAL_MS: Final = 3_000  # from when nothing names a file; scans should be over
 RUNS_MERGE_MIN: Final = 4  # runs of about one size that are worth a merge
 RUNS_SIZE_RATIO: Final = 2  # a run this much larger than all newer ones of a merge stays out of it
 RUNS_TARGET_MAX: Final = 8  # runs of segments in one tablet; more are merged whatever their sizes
