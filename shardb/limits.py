@@ -78,6 +78,7 @@ LOG_UNSETTLED_MAX_BYTES: Final = 256 * MIB  # of log that only memtables hold; a
 SEGMENT_TARGET_BYTES: Final = 256 * MIB  # a larger one ends at the next key
 SEGMENT_GROUP_ROWS: Final = 64 * KIB  # rows of one row group
 SEGMENT_GROUP_TARGET_BYTES: Final = 64 * MIB  # a row group that has grown larger ends
+SEGMENT_REMOVAL_MS: Final = 3_000  # from when nothing names a file; scans should be over
 RUNS_MERGE_MIN: Final = 4  # runs of about one size that are worth a merge
 RUNS_SIZE_RATIO: Final = 2  # a run this much larger than all newer ones of a merge stays out of it
 RUNS_TARGET_MAX: Final = 8  # runs of segments in one tablet; more are merged whatever their sizes

@@ -181,7 +181,7 @@ class Engine:
         self.maintenance.start()
 
     def _open_ahead(self, tablet: Tablet) -> None:
-        """Has a worker open the tablet's segments, which its first reader would wait for else."""
+        """Has a worker open the tablet's segments: its first reader would have to, all at once."""
         metas = list(tablet.metas)
 
         def job() -> list[Segment]:
@@ -421,10 +421,18 @@ class Engine:
         self._private.difference_update(numbers)
 
     def remove_later(self, numbers: Iterable[int]) -> None:
-        """Removes segments that nothing names any more, in the background or at the next start."""
+        """Removes segments that nothing names any more, in the background or at the next start.
+
+        Not at once: as long as somebody has a file mapped, removing it leaves the work to him, and
+        he has the interpreter lock meanwhile.
+        """
         gone = list(numbers)
         self._private.difference_update(gone)
         if gone and not self.maintenance.stopped:
+            self.files.call_later(limits.SEGMENT_REMOVAL_MS, lambda: self._remove(gone))
+
+    def _remove(self, gone: list[int]) -> None:
+        if not self.maintenance.stopped:
             self.background.run(
                 lambda: jobs.remove_segments(self.files, self.segments_path, gone),
                 lambda _, error: None,
