@@ -33,7 +33,7 @@ from shardb.storage.maintenance import Maintenance
 from shardb.storage.manifest import Manifest
 from shardb.storage.memory import MemoryBudget
 from shardb.storage.schema import TabletSchema
-from shardb.storage.segmentformat import SegmentColumn, SegmentMeta, file_name
+from shardb.storage.segmentformat import SegmentColumn, SegmentMeta
 from shardb.storage.tablet import Tablet
 
 FORMAT: Final = 2
@@ -533,8 +533,3 @@ def read_format(path: str, files: Files) -> int:
             "0A000", f"data directory {path} has format {text}, this shardb reads up to {FORMAT}"
         )
     return int(text)
-
-
-def segment_file(path: str, number: int) -> str:
-    """Where a shard's segment lies, for messages and tools."""
-    return f"{path}/segments/{file_name(number)}"

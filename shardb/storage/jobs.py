@@ -46,7 +46,6 @@ class Target:
     columns: Sequence[SegmentColumn]
     version: int
     codec: str
-    link_ts: int = 0
 
 
 def merge(
@@ -96,7 +95,6 @@ def write_segments(
                 order=target.order,
                 range_id=target.range_id,
                 table_id=target.table_id,
-                link_ts=target.link_ts,
             )
         )
 
@@ -116,8 +114,6 @@ def write_segments(
             last_key = keys[batch.num_rows - 1].as_py()
         if writer is not None:
             finish(writer)
-        if made:
-            target.files.sync_directory(target.directory)
     except BaseException:
         if file is not None:
             with contextlib.suppress(OSError):

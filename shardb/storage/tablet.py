@@ -29,19 +29,18 @@ Opener = Callable[[SegmentMeta], Segment]
 
 
 class Frozen:
-    """A memtable that takes no more writes. All of the range's log up to `index` is in it or older.
+    """A memtable that takes no more writes.
 
-    `flushing`: a worker writes it to a segment.
+    All of the range's log up to `index` is in it or in what is older.
     """
 
-    __slots__ = ("flushing", "index", "memtable", "order", "version")
+    __slots__ = ("index", "memtable", "order", "version")
 
     def __init__(self, memtable: MemTable, version: int, order: int, index: int) -> None:
         self.memtable = memtable
         self.version = version
         self.order = order
         self.index = index
-        self.flushing = False
 
 
 class Linked:
