@@ -286,6 +286,8 @@ class Log:
         if not self._dead:
             self._start_if_due()
         tell((waiting.on_durable for waiting in batch), None)
+        if self._hurry and not self._busy and not self._dead and not self._closing:
+            self._start()  # what those appended who were told: the turn has little else to bring
 
     def _fail(self, error: OSError) -> None:
         """Takes back what a failed write left, and tells all that counted on it."""
