@@ -20,8 +20,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from shardb import limits
-from shardb._core.syncer import Syncer, write_back
+from shardb._core.syncer import write_back
 from shardb._core.zerofile import ZeroFile
+from shardb.appendfile import ReaderLoop, SyncFailed, SystemAppendFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,10 +47,6 @@ class Rng(Protocol):
     def token(self, size: int) -> bytes:
         """`size` random bytes."""
         ...
-
-
-class SyncFailed(OSError):
-    """Data was written but could not be made durable: nothing is known of the file any more."""
 
 
 class AppendFile(Protocol):
@@ -261,72 +258,7 @@ class SystemRng:
         return token
 
 
-class ReaderLoop(Protocol):
-    """What `SystemFiles` needs of an event loop."""
-
-    def add_reader(self, fd: int, callback: Callable[[], None], /) -> object: ...
-
-    def remove_reader(self, fd: int, /) -> object: ...
-
-    def call_later(self, delay: float, callback: Callable[[], None], /) -> object: ...
-
-
 NEW_SUFFIX = ".new"  # of a file's name until it is whole
-JOIN_MAX_BYTES = 256 * 1024  # many small parts are copied together up to this
-
-
-class SystemAppendFile:
-    """A file descriptor, the offset to go on at, and a thread in C for the background."""
-
-    def __init__(self, path: str, offset: int, loop: ReaderLoop) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._end = offset
-        self._syncer = Syncer()
-        self._loop = loop
-        self._under_way: tuple[int, Callable[[OSError | None], None]] | None = None
-        loop.add_reader(self._syncer.fileno(), self._ready)
-
-    def append_durably(
-        self, parts: Sequence[bytes], done: Callable[[OSError | None], None]
-    ) -> None:
-        assert self._under_way is None
-        size = sum(map(len, parts))
-        if size < JOIN_MAX_BYTES:
-            parts = (b"".join(parts),)
-        self._under_way = size, done
-        self._syncer.submit(self._fd, parts, self._end)
-
-    def wait(self) -> None:
-        self._ready(wait=True)
-
-    def _ready(self, wait: bool = False) -> None:
-        result = self._syncer.take(wait)
-        if result is None:
-            return
-        assert self._under_way is not None
-        (size, done), self._under_way = self._under_way, None
-        write_errno, sync_errno = result
-        error: OSError | None = None
-        if write_errno:
-            error = OSError(write_errno, os.strerror(write_errno))
-        elif sync_errno:
-            error = SyncFailed(sync_errno, os.strerror(sync_errno))
-        else:
-            self._end += size
-        done(error)
-
-    def sync(self) -> None:
-        os.fdatasync(self._fd)
-
-    def truncate(self, size_bytes: int) -> None:
-        os.ftruncate(self._fd, size_bytes)
-        self._end = size_bytes
-
-    def close(self) -> None:
-        assert self._under_way is None
-        self._loop.remove_reader(self._syncer.fileno())
-        self._syncer.close()
-        os.close(self._fd)
 
 
 class SystemMakingFile:

@@ -47,6 +47,9 @@ class _NoLoop:
     def remove_reader(self, fd: int, /) -> None:
         raise AssertionError
 
+    def call_soon(self, callback: Callable[[], None], /) -> None:
+        raise AssertionError
+
     def call_later(self, delay: float, callback: Callable[[], None], /) -> None:
         raise AssertionError
 

@@ -2,10 +2,6 @@
 
 And `write_back`, which has the kernel begin to write what a sync will wait for.
 
-The thread looks for the next batch a little while before it sleeps, if the last one came so soon:
-with many clients, or one that commits again at once, syncs follow each other closely, and to be
-woken takes a fifth of the time that a sync does.
-
 Why not a Python thread: beside an event loop that is busy but gives the lock up for a moment each
 turn, a Python thread loses nearly every race for it and may wait for seconds to report one sync
 (bench/micro/log.py, "loop busy"). Here the thread tells the loop through an eventfd.
@@ -26,14 +22,10 @@ cdef extern from *:
     #include <errno.h>
     #include <fcntl.h>
     #include <pthread.h>
-    #include <sched.h>
     #include <stdint.h>
     #include <sys/eventfd.h>
     #include <sys/uio.h>
-    #include <time.h>
     #include <unistd.h>
-
-    enum { SPIN_NS = 60000 };
 
     enum { SYNCER_IDLE, SYNCER_WORK, SYNCER_DONE, SYNCER_STOP };
 
@@ -42,8 +34,6 @@ cdef extern from *:
         pthread_mutex_t mutex;
         pthread_cond_t changed;
         int started, state, event_fd;
-        int sleeps;               /* the thread waits for `changed` */
-        int64_t gap_ns;           /* from the end of the job before to the start of the last */
         int fd;                   /* the job: where, what, from which offset */
         struct iovec *parts;
         int64_t count, offset;
@@ -73,42 +63,27 @@ cdef extern from *:
         return 0;
     }
 
-    static int64_t shardb_now_ns(void) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-    }
-
-    static int shardb_without_work(ShardbSyncer *s) {
-        int state = __atomic_load_n(&s->state, __ATOMIC_ACQUIRE);
-        return state == SYNCER_IDLE || state == SYNCER_DONE;
+    static void shardb_write_and_sync(ShardbSyncer *s, int *write_error, int *sync_error) {
+        *sync_error = 0;
+        *write_error = shardb_write_all(s);
+        if (!*write_error && fdatasync(s->fd) < 0) *sync_error = errno;
     }
 
     static void *shardb_syncer_run(void *argument) {
         ShardbSyncer *s = argument;
-        int64_t ended = 0;
+        pthread_mutex_lock(&s->mutex);
         for (;;) {
-            if (s->gap_ns < SPIN_NS) {
-                /* Whoever else wants this processor has it. */
-                while (shardb_without_work(s) && shardb_now_ns() - ended < SPIN_NS) sched_yield();
-            }
-            pthread_mutex_lock(&s->mutex);
-            s->sleeps = 1;
-            while (shardb_without_work(s)) pthread_cond_wait(&s->changed, &s->mutex);
-            s->sleeps = 0;
-            int stop = s->state == SYNCER_STOP;
+            while (s->state == SYNCER_IDLE || s->state == SYNCER_DONE)
+                pthread_cond_wait(&s->changed, &s->mutex);
+            if (s->state == SYNCER_STOP) break;
             pthread_mutex_unlock(&s->mutex);
-            if (stop) return NULL;
-            s->gap_ns = shardb_now_ns() - ended;
-            int write_error = shardb_write_all(s), sync_error = 0;
-            if (!write_error && fdatasync(s->fd) < 0) sync_error = errno;
+            int write_error, sync_error;
+            shardb_write_and_sync(s, &write_error, &sync_error);
             pthread_mutex_lock(&s->mutex);
             s->write_error = write_error;
             s->sync_error = sync_error;
-            if (s->state == SYNCER_WORK)
-                __atomic_store_n(&s->state, SYNCER_DONE, __ATOMIC_RELEASE);
+            if (s->state == SYNCER_WORK) s->state = SYNCER_DONE;
             pthread_mutex_unlock(&s->mutex);
-            ended = shardb_now_ns();
             /* Without the mutex, or who is woken would wait for it at once and be woken twice. A
                `take` that waits may come before the write, so that the next one finds no job done:
                it clears the eventfd all the same. */
@@ -116,7 +91,10 @@ cdef extern from *:
             uint64_t one = 1;
             ssize_t ignored = write(s->event_fd, &one, 8);
             (void)ignored;
+            pthread_mutex_lock(&s->mutex);
         }
+        pthread_mutex_unlock(&s->mutex);
+        return NULL;
     }
 
     static int shardb_syncer_start(ShardbSyncer *s) {
@@ -131,10 +109,9 @@ cdef extern from *:
 
     static void shardb_syncer_submit(ShardbSyncer *s) {
         pthread_mutex_lock(&s->mutex);
-        __atomic_store_n(&s->state, SYNCER_WORK, __ATOMIC_RELEASE);
-        int sleeps = s->sleeps;
+        s->state = SYNCER_WORK;
         pthread_mutex_unlock(&s->mutex);
-        if (sleeps) pthread_cond_broadcast(&s->changed);
+        pthread_cond_broadcast(&s->changed);
     }
 
     /* 1 and the job's result if it is done; the job is then over. */
@@ -145,7 +122,7 @@ cdef extern from *:
         uint64_t count;
         ssize_t ignored = read(s->event_fd, &count, 8);
         (void)ignored;
-        if (done) __atomic_store_n(&s->state, SYNCER_IDLE, __ATOMIC_RELEASE);
+        if (done) s->state = SYNCER_IDLE;
         pthread_mutex_unlock(&s->mutex);
         return done;
     }
@@ -153,7 +130,7 @@ cdef extern from *:
     static void shardb_syncer_stop(ShardbSyncer *s) {
         if (s->started) {
             pthread_mutex_lock(&s->mutex);
-            __atomic_store_n(&s->state, SYNCER_STOP, __ATOMIC_RELEASE);
+            s->state = SYNCER_STOP;
             pthread_cond_broadcast(&s->changed);
             pthread_mutex_unlock(&s->mutex);
             pthread_join(s->thread, NULL);
@@ -184,6 +161,9 @@ cdef extern from *:
         int64_t offset
         int write_error
         int sync_error
+    void write_and_sync "shardb_write_and_sync"(
+        ShardbSyncer* s, int* write_error, int* sync_error
+    ) noexcept nogil
     int syncer_start "shardb_syncer_start"(ShardbSyncer* s) noexcept nogil
     void syncer_submit "shardb_syncer_submit"(ShardbSyncer* s) noexcept nogil
     int syncer_take "shardb_syncer_take"(ShardbSyncer* s, int wait) noexcept nogil
@@ -232,6 +212,20 @@ cdef class Syncer:
 
     def submit(self, int fd, parts, int64_t offset):
         """Starts writing the bytes objects `parts` at `offset` of `fd`, and then syncing it."""
+        self.hold(fd, parts, offset)
+        syncer_submit(&self.c)
+
+    def run(self, int fd, parts, int64_t offset):
+        """The same on this thread: returns when it is done, as `take` does."""
+        cdef int write_error, sync_error
+        self.hold(fd, parts, offset)
+        with nogil:
+            write_and_sync(&self.c, &write_error, &sync_error)
+        self.held = None
+        return write_error, sync_error
+
+    cdef int hold(self, int fd, parts, int64_t offset) except -1:
+        """Keeps a job and what it writes."""
         cdef tuple held = tuple(parts)
         cdef Py_ssize_t count = len(held)
         cdef Py_ssize_t index
@@ -251,7 +245,7 @@ cdef class Syncer:
         self.c.count = count
         self.c.offset = offset
         self.held = held
-        syncer_submit(&self.c)
+        return 0
 
     def take(self, bint wait=False):
         """None if no job is done, else the errnos (of writing, of syncing), 0 for success.

@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from shardb import limits
-from shardb.env import NEW_SUFFIX, AppendFile, Files, MakingFile, Rng, SyncFailed
+from shardb.appendfile import SyncFailed
+from shardb.env import NEW_SUFFIX, AppendFile, Files, MakingFile, Rng
 from shardb.errors import StorageError
 from shardb.storage.failures import NO_ROOM, OnDurable, Run, run_now, storage_error, tell
 from shardb.storage.logfile import (

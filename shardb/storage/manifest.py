@@ -21,7 +21,8 @@ import msgspec
 
 from shardb import limits
 from shardb._core.crc32c import crc32c
-from shardb.env import NEW_SUFFIX, AppendFile, Files, Rng, SyncFailed
+from shardb.appendfile import SyncFailed
+from shardb.env import NEW_SUFFIX, AppendFile, Files, Rng
 from shardb.errors import StorageError
 from shardb.storage.edits import EDITS_VERSION, Edit, FileSet, decode_edits, encode_edits
 from shardb.storage.failures import NO_ROOM, OnDurable, Run, run_now, storage_error, tell

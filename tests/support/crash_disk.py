@@ -17,7 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from shardb.env import NEW_SUFFIX, AppendFile, Lock, MakingFile, OutputFile, SyncFailed
+from shardb.appendfile import SyncFailed
+from shardb.env import NEW_SUFFIX, AppendFile, Lock, MakingFile, OutputFile
 
 SECTOR_BYTES = 512
 

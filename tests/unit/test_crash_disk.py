@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from shardb.env import SyncFailed
+from shardb.appendfile import SyncFailed
 from tests.support.crash_disk import Crash, Disk, SteppedBackground
 
 DATA = bytes(range(256)) * 8

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from shardb import limits
+from shardb.appendfile import SyncFailed
 from shardb.env import (
     AppendFile,
-    SyncFailed,
     SystemBackground,
     SystemClock,
     SystemFiles,
