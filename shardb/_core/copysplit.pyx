@@ -215,7 +215,10 @@ cdef int split_text(Splitter* self, bint final) noexcept nogil:
                 if not final:
                     self.line -= 1
                     return NEED_MORE
-            elif at[1] != 0x0A:
+                stop = at  # the data's last line ends as its others may
+                following = limit
+                break
+            if at[1] != 0x0A:
                 self.record = begin
                 self.record_len = at - begin
                 return core_fail(b"22P04", b"literal carriage return found in data")
@@ -335,7 +338,10 @@ cdef int split_csv(Splitter* self, bint final) noexcept nogil:
                 if not final:
                     self.line -= 1
                     return NEED_MORE
-            elif at[1] != 0x0A:
+                stop = at  # the data's last line ends as its others may
+                following = limit
+                break
+            if at[1] != 0x0A:
                 self.record = begin
                 self.record_len = at - begin
                 return core_fail(b"22P04", b"unquoted carriage return found in data")
