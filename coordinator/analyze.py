@@ -12,7 +12,6 @@ from coordinator.plan.explain import explain_lines
 from coordinator.plan.plans import UtilityPlan
 from coordinator.rowset import ReadyRows
 from coordinator.sql.compiler import CompiledStatement
-from shardb.errors import SqlError
 
 if TYPE_CHECKING:
     from coordinator.conversation import Conversation
@@ -36,10 +35,9 @@ async def run(executor: Executor, session: Conversation, outer: Entry, params: b
             values.append(_EPOCH + datetime.timedelta(microseconds=session.statement_time_us()))
         else:
             values.append(executor.rowids.take(max(plan.rowids, 1)))
-    if session.read_only and not entry.reads_only:
-        raise SqlError("25006", "cannot execute this statement in a read-only transaction")
+    session.check_writable(entry)
     if session.status == _BLOCK and session.txn is None:
-        session.txn = executor.driver.begin()
+        session.begin()
     started = time.perf_counter()
     outcome = await executor.run(session, entry, entry.layout.encode(values), b"", session.txn)
     if outcome.cursor is None:

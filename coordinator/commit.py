@@ -33,6 +33,8 @@ async def commit_one(driver: TxnDriver, txn: Txn, part: Part) -> None:
         tuple(part.statements),
         max(driver.newest_seen, txn.floor),
         issued,
+        txn.snapshot_ts if txn.spans is not None else 0,
+        part.spans,
     )
     done: Any = driver.loop.create_future()
     client.call(message, lambda reply: None if done.done() else done.set_result(reply))
@@ -80,6 +82,8 @@ class TwoPhaseRun:
                 participants,
                 max(driver.newest_seen, txn.floor),
                 issued,
+                txn.snapshot_ts if txn.spans is not None else 0,
+                part.spans,
             )
             client = driver.client(part.range.primary)
             client.call(message, lambda reply, index=index: self._answer(index, reply))  # type: ignore[misc]

@@ -17,6 +17,7 @@ from typing import Any, Final
 from coordinator.copy_in import CopyInbox
 from coordinator.executor import Executor, extra_values
 from coordinator.gate import lock_timed_out
+from coordinator.isolation import READ_COMMITTED, in_read_only
 from coordinator.pgwire import messages
 from coordinator.pgwire.messages import Frontend
 from coordinator.pgwire.state import TRANSITIONS, Event, Phase, action_of, after
@@ -90,7 +91,8 @@ class Conversation:
         self.status = IDLE
         self.txn: Txn | None = None
         self.implicit = False
-        self.read_only = False
+        self.read_only = False  # of the block, and its isolation level
+        self.level = READ_COMMITTED
         self.txn_start_us = 0
         self.savepoints: list[tuple[str, int]] = []  # name, the driver's mark
         self.prepared: dict[bytes, Prepared] = {}
@@ -294,6 +296,28 @@ class Conversation:
             formats = b"\0" * len(values)
         extras = extra_values(entry, self.executor, self.statement_time_us())
         return formats + b"\1" * len(extras), values + extras
+
+    # --- transactions
+
+    def begin(self) -> Txn:
+        """Begins the block's transaction, or an implicit one at the session's level."""
+        level = self.level if self.status == BLOCK else self.settings.default_level
+        self.txn = self.driver.begin(level)
+        return self.txn
+
+    def wants_block(self, entry: Entry) -> bool:
+        """True for a statement on its own whose reads have to hold until it commits."""
+        return self.settings.serializable and self.status != BLOCK and not entry.reads_only
+
+    @property
+    def forbids_writes(self) -> bool:
+        """True in a read-only transaction."""
+        return self.read_only if self.status == BLOCK else self.settings.default_read_only
+
+    def check_writable(self, entry: Entry) -> None:
+        """25006 for what writes or locks in a read-only transaction."""
+        if not entry.reads_only and self.forbids_writes:
+            raise in_read_only(entry.command)
 
     # --- tables that are shut by a schema change
 

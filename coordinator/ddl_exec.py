@@ -349,7 +349,7 @@ async def empty_in_transaction(session: Conversation, spec: Truncate) -> None:
             await session.pass_gate(table.id)
         txn = session.txn
         if txn is None:
-            txn = session.txn = driver.begin()
+            txn = session.begin()
         gate.enter(txn, table.id)
         txn.lock_timeout_s = session.settings.lock_timeout_s
         stage = ScanStage("scan", table.id, (), b"", b"", "", with_key=True)

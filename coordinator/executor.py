@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import pyarrow as pa
 
 from coordinator.catalog import Catalog
+from coordinator.isolation import CONCURRENT_UPDATE, SNAPSHOT_LEVELS
 from coordinator.pgwire import messages
 from coordinator.plan.bounds import bounds
 from coordinator.plan.cache import Entry, PlanCache
@@ -310,6 +311,8 @@ class Executor:
                 break
             except BaseException as error:
                 changed = isinstance(error, SqlError) and error.message == "row changed"
+                if changed and inside.level in SNAPSHOT_LEVELS:
+                    raise SqlError("40001", CONCURRENT_UPDATE) from error
                 again = changed and attempt < STATEMENT_RETRIES_MAX
                 try:
                     if not again:

@@ -157,14 +157,16 @@ class ExtendedQuery(Conversation):
         if self.txn is not None:
             pass
         elif self.status == BLOCK:
-            self.txn = self.driver.begin()
-        elif entry.reads_only or self.buffer.peek() == _SYNC:
+            self.begin()
+        elif entry.reads_only:
+            return None
+        elif self.buffer.peek() == _SYNC and not self.settings.serializable:
+            self.check_writable(entry)
             return None
         else:  # several statements before one Sync are one transaction (manual 55.2.3)
-            self.txn = self.driver.begin()
+            self.begin()
             self.implicit = True
-        if self.read_only and not entry.reads_only:
-            raise SqlError("25006", "cannot execute this statement in a read-only transaction")
+        self.check_writable(entry)
         return self.txn
 
     def _row_done(self, result: Any) -> None:

@@ -39,7 +39,7 @@ class Driver(Protocol):
     @property
     def gate(self) -> Any: ...  # coordinator.gate.TableGate
 
-    def begin(self) -> Txn: ...
+    def begin(self, level: str = ...) -> Txn: ...
 
     def execute_row(
         self,

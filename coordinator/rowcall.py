@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from coordinator.isolation import READ_COMMITTED, SERIALIZABLE, Spans
 from coordinator.plan.plans import RowPlan
 from shardb.errors import SqlError
 from shardb.meta.descriptors import Range
@@ -30,14 +31,18 @@ RETRY_LATER_S: Final = 5.0
 
 
 class Part:
-    """A transaction on one range, as that range answered."""
+    """A transaction on one range, as that range answered.
 
-    __slots__ = ("range", "state_id", "statements")
+    `spans`: what it has read there under SERIALIZABLE, filled in when it commits.
+    """
+
+    __slots__ = ("range", "spans", "state_id", "statements")
 
     def __init__(self, item: Range, state_id: int) -> None:
         self.range = item
         self.state_id = state_id
         self.statements: list[int] = []
+        self.spans: tuple[m.Span, ...] = ()
 
 
 class Txn:
@@ -45,6 +50,7 @@ class Txn:
 
     `doomed`: it certainly cannot commit any more. `entering`: ranges with a statement under way and
     no state known yet. Statements count from 2, so that every savepoint has a number above 0.
+    `snapshot_ts`: what all statements read at, from the first on, under the levels that keep one.
     """
 
     __slots__ = (
@@ -52,15 +58,21 @@ class Txn:
         "ended",
         "entering",
         "floor",
+        "level",
         "lock_timeout_s",
         "parts",
+        "snapshot_ts",
+        "spans",
         "statement",
         "tables",
         "txn_id",
     )
 
-    def __init__(self, txn_id: bytes) -> None:
+    def __init__(self, txn_id: bytes, level: str = READ_COMMITTED) -> None:
         self.txn_id = txn_id
+        self.level = level
+        self.snapshot_ts = 0
+        self.spans = Spans() if level == SERIALIZABLE else None
         self.statement = 1
         self.floor = 0
         self.doomed = False
@@ -161,6 +173,8 @@ class RowCall:
             self.ranges = ranges
             self.error: SqlError | None = None
             self.read_ts = 0
+            if self.txn is not None and self.txn.level != READ_COMMITTED and not self.implicit:
+                self._take_snapshot(self.txn)
             self.txn_id = b""
             self.commit = False
             self.single = len(ranges) == 1
@@ -182,6 +196,19 @@ class RowCall:
                 driver.abandon(self.txn)
             driver.loop.call_soon(self._end, as_error(error))
 
+    def _take_snapshot(self, txn: Txn) -> None:
+        """Reads at the transaction's snapshot, and remembers under SERIALIZABLE what."""
+        self.read_ts = self.driver.read_ts_of(txn)
+        spec = self.plan.program
+        if txn.spans is None or spec.kind == "insert":
+            return
+        if self.program.is_points:
+            txn.spans.add_keys(spec.table_id, self.program.points(self.params))
+        else:
+            interval = self.program.interval(self.params)
+            if interval is not None:
+                txn.spans.add(spec.table_id, interval[0] or b"", interval[1] or b"")
+
     def _start_many(self, ranges: Sequence[Range]) -> None:
         spec = self.plan.program
         if spec.aggregates or spec.limit is not None or spec.offset is not None:
@@ -191,7 +218,7 @@ class RowCall:
                 self.txn = self.driver.begin()
             self.txn.statement += 1
         else:
-            self.read_ts = self.driver.oracle.issue()
+            self.read_ts = self.read_ts or self.driver.oracle.issue()
         self.results: list[m.Rows | None] = [None] * len(ranges)
         self.waiting = len(ranges)
         for index in range(len(ranges)):

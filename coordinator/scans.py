@@ -33,7 +33,9 @@ async def run_scan(
     catalog = driver.catalog()
     table = catalog.table(stage.table_id).at(stage.schema_version)
     if not read_ts:
-        read_ts = driver.oracle.issue()
+        read_ts = await driver.snapshot(txn)
+    if txn is not None and txn.spans is not None:
+        txn.spans.add(table.id, stage.key_low, stage.key_high)
     columns = stage.columns
     if not columns and not stage.with_key:
         columns = (0,)  # a table without columns cannot say how many rows it has

@@ -50,7 +50,7 @@ class Session(ExtendedQuery):
                     if (
                         entry.fallback is None
                         or not self.driver.needs_fallback(entry.row_plan, entry.program, params)
-                    ) and not (self._shut and self.barred(entry)):
+                    ) and not ((self._shut and self.barred(entry)) or self.wants_block(entry)):
                         self._start_simple_row(entry, params)
                         return
                 elif isinstance(entry.plan, UtilityPlan):
@@ -63,9 +63,8 @@ class Session(ExtendedQuery):
 
     def _start_simple_row(self, entry: Entry, params: bytes) -> None:
         if self.txn is None and self.status == BLOCK:
-            self.txn = self.driver.begin()
-        if self.read_only and self.status == BLOCK and not entry.reads_only:
-            raise SqlError("25006", "cannot execute this statement in a read-only transaction")
+            self.begin()
+        self.check_writable(entry)
         plan = entry.row_plan
         assert plan is not None
         self._entry = entry
@@ -128,11 +127,10 @@ class Session(ExtendedQuery):
         if isinstance(entry.plan, UtilityPlan):
             txn = None
         else:
-            if self.txn is None and (self.status == BLOCK or several):
-                self.txn = self.driver.begin()
+            if self.txn is None and (self.status == BLOCK or several or self.wants_block(entry)):
+                self.begin()
                 self.implicit = self.status != BLOCK
-            if self.read_only and self.status == BLOCK and not entry.reads_only:
-                raise SqlError("25006", "cannot execute this statement in a read-only transaction")
+            self.check_writable(entry)
             txn = self.txn
         if entry.param_count and bound is None:
             raise SqlError("42P02", "there is no parameter $1")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from coordinator.isolation import SERIALIZABLE
 from shardb.errors import SqlError, unsupported
 
 SERVER_VERSION: Final = "15.8"
@@ -113,6 +114,11 @@ class Parameter:
     reported: bool = False
     unit_ms: bool = False
 
+    @property
+    def noted(self) -> bool:
+        """True if `Settings` keeps what follows from it."""
+        return self.unit_ms or self.name.startswith("default_transaction_")
+
 
 _LEVELS: Final = ("read committed", "read uncommitted", "repeatable read", "serializable")
 
@@ -185,9 +191,12 @@ class Settings:
         "_defaults",
         "_local",
         "_values",
+        "default_level",
+        "default_read_only",
         "idle_in_transaction_s",
         "limited",
         "lock_timeout_s",
+        "serializable",
         "statement_timeout_s",
     )
 
@@ -198,7 +207,10 @@ class Settings:
         self._note_limits()
 
     def _note_limits(self) -> None:
-        """Keeps the time limits of statements at hand, in seconds; 0 is none."""
+        """Keeps at hand what every statement asks for; time limits in seconds, 0 is none."""
+        self.default_level = self.get("default_transaction_isolation")
+        self.serializable = self.default_level == SERIALIZABLE
+        self.default_read_only = self.get("default_transaction_read_only") == "on"
         self.statement_timeout_s = int(self.get("statement_timeout")) / 1000
         self.lock_timeout_s = int(self.get("lock_timeout")) / 1000
         self.idle_in_transaction_s = int(self.get("idle_in_transaction_session_timeout")) / 1000
@@ -241,7 +253,7 @@ class Settings:
         if local and key not in self._local:
             self._local[key] = before
         self._values[key] = checked
-        if parameter.unit_ms:
+        if parameter.noted:
             self._note_limits()
         return checked if parameter.reported else None
 

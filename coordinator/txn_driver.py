@@ -21,6 +21,7 @@ from coordinator import scans
 from coordinator.catalog import Catalog
 from coordinator.commit import TwoPhaseRun, commit_one, ignore
 from coordinator.gate import TableGate, lock_timed_out
+from coordinator.isolation import READ_COMMITTED, SNAPSHOT_LEVELS
 from coordinator.oracle import OracleService
 from coordinator.plan.plans import RowPlan, ScanStage
 from coordinator.rowcall import CANCELED, Part, RowCall, Txn, as_error
@@ -75,9 +76,9 @@ class TxnDriver:
 
     # --- for sessions
 
-    def begin(self) -> Txn:
+    def begin(self, level: str = READ_COMMITTED) -> Txn:
         """A new transaction; nothing is sent before its first statement."""
-        return Txn(self._rng.token(16))
+        return Txn(self._rng.token(16), level)
 
     def execute_row(
         self,
@@ -110,7 +111,16 @@ class TxnDriver:
 
     async def snapshot(self, txn: Txn | None) -> int:
         """A timestamp for the scans of one statement."""
-        return self.oracle.issue()
+        return self.read_ts_of(txn) or self.oracle.issue()
+
+    def read_ts_of(self, txn: Txn | None) -> int:
+        """The snapshot that a transaction keeps, taken with its first statement; 0: it has none."""
+        if txn is None or txn.level not in SNAPSHOT_LEVELS:
+            return 0
+        if not txn.snapshot_ts:
+            txn.snapshot_ts = self.oracle.issue()
+            txn.floor = max(txn.floor, txn.snapshot_ts)
+        return txn.snapshot_ts
 
     async def run_scan(self, txn: Txn | None, stage: ScanStage, read_ts: int = 0) -> pa.Table:
         """Gathers a stage; its interval and filter are final. `read_ts` 0 takes a snapshot.
@@ -241,6 +251,13 @@ class TxnDriver:
             self.abandon(txn)  # before anything that could commit it has been sent
             raise
         parts = list(txn.parts.values())
+        if parts and txn.spans is not None:
+            for range_id, (item, spans) in txn.spans.by_range(self.catalog()).items():
+                part = txn.parts.get(range_id)
+                if part is None:
+                    part = Part(item, 0)
+                    parts.append(part)
+                part.spans = spans
         txn.parts = {}
         try:
             if len(parts) == 1:
@@ -469,6 +486,7 @@ class TxnDriver:
         message = m.Write(
             item.id,
             table_id,
+            self.read_ts_of(txn),
             max(self.newest_seen, txn.floor),
             issued,
             m.TxnRef(txn.txn_id, state_id, statement, issued),

@@ -14,16 +14,19 @@ from coordinator.copy_in import copy_from
 from coordinator.ddl.specs import Truncate
 from coordinator.ddl_exec import empty_in_transaction
 from coordinator.executor import Executor, Outcome, complete
+from coordinator.isolation import READ_COMMITTED, in_read_only
 from coordinator.pgwire import messages
 from coordinator.plan.cache import Entry, describe
 from coordinator.plan.explain import explain_lines
 from coordinator.plan.plans import UtilityPlan
+from coordinator.settings import PARAMETERS
 from shardb import types
 from shardb.errors import SqlError, unsupported
 
 if TYPE_CHECKING:
     from coordinator.conversation import Conversation
 
+_OF_TRANSACTION: Final = frozenset({"transaction_isolation", "transaction_read_only"})
 _DDL: Final = frozenset(
     {"create_table", "drop_table", "truncate", "alter_table", "add_primary_key"}
 )
@@ -59,11 +62,13 @@ async def run(executor: Executor, session: Conversation, plan: UtilityPlan) -> O
     if kind == "rollback_to":
         return await _rollback_to(executor, session, plan)
     if kind == "copy_from":
+        if session.forbids_writes:
+            raise in_read_only("COPY FROM")
         count = await copy_from(executor, session, plan.args[0])  # type: ignore[arg-type]
         return Outcome(None, complete(f"COPY {count}"))
     if kind in _DDL:
-        if session.read_only:
-            raise SqlError("25006", f"cannot execute {plan.tag} in a read-only transaction")
+        if session.forbids_writes:
+            raise in_read_only(plan.tag)
         if isinstance(plan.args[0], Truncate) and (session.status == b"T" or session.txn):
             await empty_in_transaction(session, plan.args[0])
             return Outcome(None, complete(plan.tag))
@@ -95,6 +100,7 @@ def end_block(session: Conversation) -> None:
     session.status = b"I"
     session.implicit = False
     session.read_only = False
+    session.level = READ_COMMITTED
     session.savepoints.clear()
     session.txn_start_us = 0
     for name, value in session.settings.end_transaction():
@@ -114,23 +120,28 @@ def _begin(session: Conversation, plan: UtilityPlan) -> UtilityResult:
     if session.status == b"T":
         result.before.append(warning("25001", "there is already a transaction in progress"))
         return result
-    _transaction_modes(session, plan.args)
+    isolation, read_only = (str(plan.args[0] or ""), plan.args[1]) if plan.args else ("", None)
+    settings = session.settings
+    session.level = isolation or settings.default_level
+    session.read_only = settings.default_read_only if read_only is None else bool(read_only)
     session.status = b"T"
     session.implicit = False
     session.txn_start_us = session.executor.now_us()
     return result
 
 
-def _transaction_modes(session: Conversation, args: Sequence[object]) -> None:
-    """Isolation level and access mode, as `coordinator.sql.utility` gives them."""
-    isolation, read_only = (str(args[0] or ""), args[1]) if len(args) > 1 else ("", None)
-    if not isolation:
-        isolation = session.settings.get("default_transaction_isolation")
-    if isolation in ("repeatable read", "serializable"):
-        raise unsupported(f"isolation level {isolation.upper()}", "Use READ COMMITTED.")
-    if read_only is None:
-        read_only = session.settings.get("default_transaction_read_only") == "on"
-    session.read_only = bool(read_only)
+def _change_modes(session: Conversation, isolation: str, read_only: bool | None) -> None:
+    """SET TRANSACTION: of the level not after the first query, of the rest only to READ ONLY."""
+    if isolation and isolation != session.level:
+        if session.txn is not None:
+            raise SqlError(
+                "25001", "SET TRANSACTION ISOLATION LEVEL must be called before any query"
+            )
+        session.level = isolation
+    if read_only is not None:
+        if session.read_only and not read_only and session.txn is not None:
+            raise SqlError("25001", "transaction read-write mode must be set before any query")
+        session.read_only = read_only
 
 
 def _commit_now(session: Conversation, plan: UtilityPlan) -> UtilityResult | None:
@@ -158,15 +169,21 @@ def _rollback_now(session: Conversation, plan: UtilityPlan) -> UtilityResult | N
 
 
 def _set_transaction(session: Conversation, plan: UtilityPlan) -> UtilityResult:
-    _transaction_modes(session, plan.args)
-    return UtilityResult(plan.tag)
+    result = UtilityResult(plan.tag)
+    if session.status != b"T":
+        text = "SET TRANSACTION can only be used in transaction blocks"
+        result.before.append(warning("25P01", text))
+    else:
+        _change_modes(session, *plan.args)  # type: ignore[arg-type]
+    return result
 
 
 def _savepoint(session: Conversation, plan: UtilityPlan) -> UtilityResult:
     if session.status != b"T":
         raise SqlError("25P01", "SAVEPOINT can only be used in transaction blocks")
     if session.txn is None:
-        session.txn = session.driver.begin()
+        session.begin()
+    assert session.txn is not None
     session.savepoints.append((str(plan.args[0]), session.driver.mark(session.txn)))
     return UtilityResult(plan.tag)
 
@@ -182,16 +199,38 @@ def _release(session: Conversation, plan: UtilityPlan) -> UtilityResult:
 def _set(session: Conversation, plan: UtilityPlan) -> UtilityResult:
     name, value, local = str(plan.args[0]), plan.args[1], bool(plan.args[2])
     result = UtilityResult(plan.tag)
+    if name.lower() in _OF_TRANSACTION and session.status == b"T":
+        _set_of_transaction(session, name.lower(), None if value is None else str(value))
+        return result
     told = session.settings.set(name, None if value is None else str(value), local)
     if told is not None:
         result.before.append(messages.parameter_status(canonical(name), told))
     return result
 
 
+def _set_of_transaction(session: Conversation, name: str, value: str | None) -> None:
+    """SET transaction_isolation and transaction_read_only, which are SET TRANSACTION."""
+    parameter = PARAMETERS[name]
+    checked = parameter.check(parameter.name, parameter.default if value is None else value)
+    if name == "transaction_isolation":
+        _change_modes(session, checked, None)
+    else:
+        _change_modes(session, "", checked == "on")
+
+
+def shown(session: Conversation, name: str) -> str:
+    """A parameter as SHOW prints it; those of the transaction are the session's to know."""
+    key = name.lower()
+    if key not in _OF_TRANSACTION:
+        return session.settings.shown(name)
+    block = session.status != b"I"
+    if key == "transaction_isolation":
+        return session.level if block else session.settings.default_level
+    return "on" if (session.read_only if block else session.settings.default_read_only) else "off"
+
+
 def canonical(name: str) -> str:
     """A parameter's name as PostgreSQL writes it."""
-    from coordinator.settings import PARAMETERS
-
     found = PARAMETERS.get(name.lower())
     return name if found is None else found.name
 
@@ -204,22 +243,22 @@ def _show(session: Conversation, plan: UtilityPlan) -> UtilityResult:
             for key, value in session.settings.everything()
         ]
     else:
-        rows = [messages.data_row([session.settings.shown(name).encode()])]
+        rows = [messages.data_row([shown(session, name).encode()])]
     return UtilityResult(plan.tag, rows, describe(plan.columns, b""))
 
 
 def _settings(session: Conversation, plan: UtilityPlan) -> UtilityResult:
     """SELECT current_setting(...), set_config(...)."""
     result = UtilityResult(plan.tag, description=describe(plan.columns, b""))
-    shown: list[bytes | None] = []
+    values: list[bytes | None] = []
     calls: Sequence[tuple[str, str | None, bool]] = plan.args  # type: ignore[assignment]
     for name, value, local in calls:
         if value is not None:
             told = session.settings.set(name, value, local)
             if told is not None:
                 result.before.append(messages.parameter_status(canonical(name), told))
-        shown.append(session.settings.shown(name).encode())
-    result.rows.append(messages.data_row(shown))
+        values.append(shown(session, name).encode())
+    result.rows.append(messages.data_row(values))
     return result
 
 

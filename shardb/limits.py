@@ -54,6 +54,7 @@ WRITERS_DRAIN_MS: Final = 10_000  # of a schema change for the end of transactio
 IDLE_TXN_EXPIRY_MS: Final = 60_000  # unprepared state whose coordinator is gone
 
 # --- storage
+SPANS_PER_TABLE_MAX: Final = 1_000  # of what a SERIALIZABLE transaction has read, then coarser
 LOG_RECORD_MAX_BYTES: Final = 2 * GIB - 1
 LOG_FILE_TARGET_BYTES: Final = 256 * MIB
 LOG_BATCH_MAX_BYTES: Final = 64 * MIB

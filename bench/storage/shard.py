@@ -253,7 +253,7 @@ class Shard:
             ref = m.TxnRef(txn.txn_id, state_id, len(statements) + 1, txn.txn_ts)
             statements.append(ref.statement)
             message = m.Write(
-                RANGE_ID, ITEMS.id, 0, self.issue(), ref, False, "insert", count, keys, rows
+                RANGE_ID, ITEMS.id, 0, 0, self.issue(), ref, False, "insert", count, keys, rows
             )
             reply = await self.request(message)
             assert isinstance(reply, m.Written)

@@ -71,6 +71,11 @@ class Entry:
         "writes",
     )
 
+    @property
+    def command(self) -> str:
+        """Its name in errors."""
+        return _command(self.plan)
+
     def __init__(self, compiled: CompiledStatement, version: int, program: Any) -> None:
         self.plan: Plan = compiled.plan
         self.params: tuple[TypeRef, ...] = compiled.params
@@ -295,6 +300,13 @@ def _reads_only(plan: Plan) -> bool:
     if isinstance(plan, RowPlan):
         return plan.program.kind == "select" and not plan.program.locking
     return not isinstance(plan, WritePlan)
+
+
+def _command(plan: Plan) -> str:
+    """What a statement is called in errors."""
+    if isinstance(plan, RowPlan) and plan.program.locking:
+        return f"SELECT FOR {plan.program.locking.upper()}"
+    return plan.tag.split(maxsplit=1)[0] if plan.tag else ""
 
 
 def _written(plan: Plan) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from shardb._core.changes import changed_since
 from shardb._core.runs import Runs
 from shardb.env import Rng
 from shardb.errors import StorageError
@@ -150,6 +151,12 @@ class LocalRange:
             return
         tablet.apply_framed(section.keys, section.rows, section.count, commit_ts)
         self.engine.written(tablet)
+
+    def changed_since(self, table_id: int, low: bytes, high: bytes, ts: int) -> bool:
+        tablet = self.tablets.get(table_id)
+        if tablet is None:
+            return True  # dropped meanwhile
+        return ts < tablet.gc_ts or changed_since(tablet.runs(), low, high, ts)
 
     def restore_bulk(self, section: Section) -> Bulk | None:
         assert section.links is not None

@@ -5,7 +5,9 @@ A statement is a generator: it yields where it has to wait for a lock or for an 
 between two yields but by the statement itself. It ends with one reply.
 
 READ COMMITTED: rows are read again at their newest version once they are locked, so that a filter
-or an assignment never works on a version that another transaction has replaced.
+or an assignment never works on a version that another transaction has replaced. With a snapshot
+(REPEATABLE READ and SERIALIZABLE) rows are found there; who meets a newer version under the lock
+fails with 40001.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ TS_MAX: Final = 2**64 - 1
 NOWAIT: Final = 1
 SKIP_LOCKED: Final = 2
 ROW_CHANGED: Final = "row changed"
+UPDATED: Final = "could not serialize access due to concurrent update"
+DELETED: Final = "could not serialize access due to concurrent delete"
 CANCELED: Final = "canceling statement due to user request"
 
 Waits = Generator[None, None, None]
@@ -63,6 +67,7 @@ class Statement:
         commit: bool,
         reply: Reply,
         version: int,
+        read_ts: int,
     ) -> None:
         self.local = local
         self.participant: Participant = local.participant
@@ -76,6 +81,7 @@ class Statement:
         self.work: Waits | None = None
         self.waiter: Waiter | None = None
         self.version = version  # of the table's schema that rows are read in
+        self.read_ts = read_ts  # the transaction's snapshot, or 0
 
     def start(self, owner: object, work: Callable[[State], Waits]) -> None:
         """Enters the transaction and runs as far as possible without waiting."""
@@ -103,6 +109,8 @@ class Statement:
 
     def _begin(self, state: State, work: Callable[[State], Waits]) -> None:
         self.state = state
+        if self.read_ts:  # before locks are looked at
+            self.participant.read_at(self.read_ts, 0)
         if state.phase != ACTIVE:
             self._abandon()
             return
@@ -178,7 +186,7 @@ class Statement:
             state.next()
             return
 
-        def done(commit_ts: int, error: StorageError | None) -> None:
+        def done(commit_ts: int, error: SqlError | None) -> None:
             if error is not None:
                 self.reply(error_failure(error, aborted=True))
             else:
@@ -263,6 +271,35 @@ class Statement:
             state.floor = found[1]
         return found[0]
 
+    def is_own(self, state: State, table_id: int, key: bytes) -> bool:
+        """True if the row under a lock is the transaction's own write."""
+        overlay = state.overlays.get(table_id)
+        bulk = state.bulk.get(table_id)
+        return (overlay is not None and key in overlay) or (bulk is not None and bulk.holds(key))
+
+    def newer_than_snapshot(self, state: State, table_id: int, key: bytes) -> str:
+        """40001's message if the snapshot does not see the newest version under a lock, else ""."""
+        if self.is_own(state, table_id, key):
+            return ""
+        found = self.local.tablets[table_id].newest(key)
+        if found is None or found[1] <= self.read_ts:
+            return ""
+        return DELETED if found[0] is None else UPDATED
+
+    def at_snapshot(self, state: State, table_id: int, key: bytes) -> bytes | None:
+        """The row that the snapshot sees: the transaction's own write, or the version then."""
+        if self.is_own(state, table_id, key):
+            return self.current(state, table_id, key)
+        tablet = self.local.tablets[table_id]
+        if self.read_ts < tablet.gc_ts:
+            raise too_old(self.read_ts)
+        found = tablet.runs(self.version).get(key, self.read_ts)
+        if found is None:
+            return None
+        if found[1] > state.floor:
+            state.floor = found[1]
+        return found[0]
+
     def put(self, state: State, table_id: int, key: bytes, row: bytes | None) -> None:
         if len(key) > limits.KEY_MAX_BYTES:
             raise SqlError(
@@ -287,7 +324,7 @@ class RowStatement(Statement):
     ) -> None:
         assert message.txn is not None
         version = registered.spec.schema_version
-        super().__init__(local, locks, message.txn, message.commit, reply, version)
+        super().__init__(local, locks, message.txn, message.commit, reply, version, message.read_ts)
         self.message = message
         self.registered = registered
         self.data: list[bytes] = []
@@ -327,13 +364,18 @@ class RowStatement(Statement):
         if interval is None:
             return []
         yield from self._settle(table_id, interval)
+        if self.read_ts and self.read_ts < local.tablets[table_id].gc_ts:
+            raise too_old(self.read_ts)
         runs = local.runs(table_id, self.version, state)
         overlay = state.overlay(table_id)
-        return program.candidates(runs, TS_MAX, params, overlay, local.low, local.high)
+        ts = self.read_ts or TS_MAX
+        return program.candidates(runs, ts, params, overlay, local.low, local.high)
 
     def _settle(self, table_id: int, interval: tuple[bytes, bytes]) -> Waits:
         """Waits for what is prepared in the interval now; later ones came after the statement."""
-        for blocker in self.participant.all_blocking(table_id, None, interval, 0, self.state):
+        for blocker in self.participant.all_blocking(
+            table_id, None, interval, self.read_ts, self.state
+        ):
             while blocker.phase != DONE:
                 blocker.waiters.append(self.resume)
                 yield
@@ -351,7 +393,10 @@ class RowStatement(Statement):
         for key in keys:
             yield from self.lock(state, table, key, True, message.nowait)
         for key in keys:
-            row = self.current(state, table.id, key)
+            if self.read_ts:
+                row = self._still(state, table.id, key)
+            else:
+                row = self.current(state, table.id, key)
             if row is None:
                 continue
             if spec.kind == "delete":
@@ -370,6 +415,16 @@ class RowStatement(Statement):
             self.rows += 1
             if returning:
                 self.data.append(program.returning(row, params, message.formats))
+
+    def _still(self, state: State, table_id: int, key: bytes) -> bytes | None:
+        """The row the snapshot sees, under lock; 40001 if it matches and has changed since."""
+        row = self.at_snapshot(state, table_id, key)
+        if row is None:
+            return None
+        changed = self.newer_than_snapshot(state, table_id, key)
+        if changed and self.registered.program.matches(row, self.message.params):
+            raise SqlError("40001", changed)
+        return row
 
     def _move(self, state: State, table: Table, key: bytes, new_key: bytes, row: bytes) -> Waits:
         """An UPDATE that changes the primary key."""
@@ -397,6 +452,8 @@ class RowStatement(Statement):
             if existing is not None:
                 if conflict is None:
                     raise duplicate_key(table, program, key)
+                if self.read_ts and self.newer_than_snapshot(state, table.id, key):
+                    raise SqlError("40001", UPDATED)
                 if not conflict.assignments:
                     continue
                 if key in touched:
@@ -435,6 +492,11 @@ class RowStatement(Statement):
                 overlay = dict(overlay or {})
                 overlay.update(dict.fromkeys(skipped))
             runs = self.local.runs(table.id, self.version, state)
+            if self.read_ts:
+                for key in keys:
+                    if key not in skipped:
+                        self._still(state, table.id, key)
+                break
             if program.is_points:
                 break
             # Rows that came to match while others were waited for are to be locked as well.
@@ -443,7 +505,7 @@ class RowStatement(Statement):
             if not keys:
                 break
         data, rows, newest_ts = program.select(
-            runs, TS_MAX, message.params, message.formats, overlay, low, high
+            runs, self.read_ts or TS_MAX, message.params, message.formats, overlay, low, high
         )
         state.floor = max(state.floor, newest_ts)
         self.participant.read_at(0, message.floor)

@@ -11,7 +11,14 @@ from shardb.errors import SqlError
 from shardb.meta.descriptors import Table
 from shardb.node.bulk import Bulk
 from shardb.node.ranges import LocalRange
-from shardb.node.statements import ROW_CHANGED, Reply, Statement, Waits, duplicate_key
+from shardb.node.statements import (
+    ROW_CHANGED,
+    UPDATED,
+    Reply,
+    Statement,
+    Waits,
+    duplicate_key,
+)
 from shardb.rpc import messages as m
 from shardb.txn.locks import LockTable
 from shardb.txn.state import State
@@ -26,7 +33,7 @@ class WriteStatement(Statement):
         self, local: LocalRange, locks: LockTable, message: m.Write, table: Table, reply: Reply
     ) -> None:
         version = table.schema_version
-        super().__init__(local, locks, message.txn, message.commit, reply, version)
+        super().__init__(local, locks, message.txn, message.commit, reply, version, message.read_ts)
         self.message = message
         self.table = table
         self.skipped: list[int] = []
@@ -79,6 +86,8 @@ class WriteStatement(Statement):
                     raise duplicate_key(table, None, key)
             elif mode == "insert_ignore":
                 if existing is not None:
+                    if self.read_ts and self.newer_than_snapshot(state, table.id, key):
+                        raise SqlError("40001", UPDATED)
                     self.skipped.append(index)
                     continue
             elif versioned:
@@ -90,9 +99,7 @@ class WriteStatement(Statement):
     ) -> None:
         """The row must be the one its new value came from. Own writes cannot have changed."""
         table_id = self.table.id
-        bulk = state.bulk.get(table_id)
-        own = key in state.overlays.get(table_id, ()) or (bulk is not None and bulk.holds(key))
-        if existing is not None and own:
+        if existing is not None and self.is_own(state, table_id, key):
             return
         version = self.local.tablets[table_id].newest(key)
         if existing is None or version is None or version[1] != expected_ts:

@@ -18,7 +18,7 @@ from shardb.rpc import messages as m
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 
 REQUEST: Final = 1  # to the server
 REPLY: Final = 2  # to the client, the last word on its request

@@ -62,6 +62,17 @@ class Participant(msgspec.Struct, frozen=True, array_like=True):
     state_id: int
 
 
+class Span(msgspec.Struct, frozen=True, array_like=True):
+    """What a SERIALIZABLE transaction has read: `[low, high)` of a table's keys, rows or none.
+
+    An empty `high` is "to the last key".
+    """
+
+    table_id: int
+    low: bytes
+    high: bytes
+
+
 class Hello(Message, frozen=True, tag=True):
     """First message on a connection: who speaks and which protocol version.
 
@@ -89,7 +100,8 @@ class Execute(Message, frozen=True, tag=True):
     (text).
     `commit`: commit in one phase with the statement (autocommit; `txn` then has state_id 0).
     `read_ts` 0: a lone read of the newest committed versions (selects), the newest version under
-    lock (point writes). `txn` None is allowed for selects only.
+    lock (what writes or locks). Else it is a snapshot: what writes or locks finds its rows there,
+    and fails with 40001 if one has changed since. `txn` None is allowed for selects only.
     `nowait`: 0 wait for locks, 1 NOWAIT, 2 SKIP LOCKED. Params: docs/formats/row.md.
     """
 
@@ -124,12 +136,15 @@ class Write(Message, frozen=True, tag=True):
     `mode`: `insert` (an existing key is 23505), `insert_ignore` (DO NOTHING), `put` (must exist or
     not does not matter), `update` / `delete` (each key's newest commit_ts must equal `expected_ts`,
     else 40001 with message "row changed": the coordinator re-runs the statement).
+    `read_ts`: the snapshot of a transaction that keeps one, or 0; for `insert_ignore`, a row in the
+    way that came after it is 40001.
     keys/rows: concatenated `u32 length, bytes` items in the same order; rows empty for delete.
     `commit`: as in Execute.
     """
 
     range_id: int
     table_id: int
+    read_ts: int
     floor: int
     known_issued: int
     txn: TxnRef
@@ -203,17 +218,27 @@ class StreamEnd(Message, frozen=True, tag=True):
 
 
 class CommitOne(Message, frozen=True, tag=True):
-    """Commits everything the transaction has on this single range. `statements`: the live ones."""
+    """Commits everything the transaction has on this single range. `statements`: the live ones.
+
+    `spans` as in Prepare.
+    """
 
     range_id: int
     txn: TxnRef
     statements: tuple[int, ...]
     floor: int
     known_issued: int
+    snapshot_ts: int = 0
+    spans: tuple[Span, ...] = ()
 
 
 class Prepare(Message, frozen=True, tag=True):
-    """Phase one of a commit over several ranges. Answered by Prepared or Failure(aborted=True)."""
+    """Phase one of a commit over several ranges. Answered by Prepared or Failure(aborted=True).
+
+    `snapshot_ts` is that of a SERIALIZABLE transaction, else 0, and `spans` what it has read there
+    of this range: nothing in them may have changed since, nor change before its outcome. A range
+    that it only has read has no state of it: `txn.state_id` is 0 then.
+    """
 
     range_id: int
     txn: TxnRef
@@ -221,6 +246,8 @@ class Prepare(Message, frozen=True, tag=True):
     participants: tuple[Participant, ...]
     floor: int
     known_issued: int
+    snapshot_ts: int = 0
+    spans: tuple[Span, ...] = ()
 
 
 class Prepared(Message, frozen=True, tag=True):

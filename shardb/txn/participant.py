@@ -18,14 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final
 
 from shardb.errors import SqlError, StorageError
 from shardb.rpc import messages as m
-from shardb.txn import oracle, records
+from shardb.txn import oracle, records, spans
 from shardb.txn.decisions import Decisions, Done
+from shardb.txn.host import Host
 from shardb.txn.locks import LockTable
-from shardb.txn.records import LockedKey, Section
+from shardb.txn.records import LockedKey
 from shardb.txn.state import (
     ACTIVE,
     COMMITTING,
@@ -33,7 +34,6 @@ from shardb.txn.state import (
     DONE,
     PREPARED,
     PREPARING,
-    BulkWrites,
     Reply,
     State,
 )
@@ -44,31 +44,10 @@ PRUNE_MAX: Final = 2 * PRUNE_EVERY  # at once, as commits wait meanwhile
 ABORTED_TS: Final = 0
 
 
-class Host(Protocol):
-    """The range's surroundings."""
-
-    def persist(self, kind: int, payload: bytes, done: Done, lazy: bool = False) -> None:
-        """Appends to the range's log; `done` follows, in the order of the appends.
-
-        Nobody waits for a `lazy` one.
-        """
-
-    def apply(self, table_id: int, overlay: dict[bytes, bytes | None], commit_ts: int) -> None:
-        """Makes rows visible from `commit_ts` on."""
-
-    def apply_section(self, section: Section, commit_ts: int) -> None:
-        """The same for framed rows, or for segments."""
-
-    def restore_bulk(self, section: Section) -> BulkWrites | None:
-        """What a prepared transaction's section names; None if the table has been dropped."""
-
-    def new_state_id(self) -> int:
-        """A random number, not 0."""
-
-
-def aborted_failure(message: str, sqlstate: str = "40001") -> m.Failure:
+def aborted_failure(message: str) -> m.Failure:
     """A refusal after which the transaction certainly has no effect."""
-    return m.Failure(sqlstate, message, aborted=True)
+    hint = spans.RETRY if message == spans.CONFLICT else ""
+    return m.Failure("40001", message, hint=hint, aborted=True)
 
 
 class Participant:
@@ -234,7 +213,7 @@ class Participant:
         state: State,
         floor: int,
         known_issued: int,
-        done: Callable[[int, StorageError | None], None],
+        done: Callable[[int, SqlError | None], None],
     ) -> None:
         """Commits everything a state has here. `done(commit_ts, None)` once it is durable.
 
@@ -256,8 +235,12 @@ class Participant:
             self._commit_sealed(state, floor, done)
 
     def _commit_sealed(
-        self, state: State, floor: int, done: Callable[[int, StorageError | None], None]
+        self, state: State, floor: int, done: Callable[[int, SqlError | None], None]
     ) -> None:
+        if state.snapshot_ts and spans.conflicts(self, state):
+            error = SqlError("40001", spans.CONFLICT, hint=spans.RETRY)
+            self.refuse(state.txn_id, 0, spans.CONFLICT, lambda _: done(0, error))
+            return
         commit_ts = self._assign(state, floor)
         if not state.has_writes:
             self.end(state)
@@ -313,12 +296,13 @@ class Participant:
             self.refuse(txn.txn_id, txn.txn_ts, error.message, reply)
             return
 
-        def done(commit_ts: int, error: StorageError | None) -> None:
+        def done(commit_ts: int, error: SqlError | None) -> None:
             if error is not None:
-                reply(m.Failure(error.sqlstate, error.message, aborted=True))
+                reply(m.Failure(error.sqlstate, error.message, hint=error.hint, aborted=True))
             else:
                 reply(m.Committed(commit_ts))
 
+        state.snapshot_ts, state.spans = message.snapshot_ts, message.spans
         self.commit_one(state, message.floor, message.known_issued, done)
 
     def prepare(self, message: m.Prepare, reply: Reply) -> None:
@@ -331,6 +315,8 @@ class Participant:
         if state is None and txn.txn_id in self.decided:
             reply(m.Prepared(self.decided[txn.txn_id]))
             return
+        if state is None and not txn.state_id:
+            state = self._only_read(message)
         if state is None or state.state_id != txn.state_id:
             self.refuse(txn.txn_id, txn.txn_ts, "the transaction was lost by a shard", reply)
             return
@@ -343,6 +329,7 @@ class Participant:
             self.refuse(txn.txn_id, txn.txn_ts, error.message, reply)
             return
         self.note(message.known_issued)
+        state.snapshot_ts, state.spans = message.snapshot_ts, message.spans
         if not state.bulk:
             self._prepare_sealed(state, message, reply)
             return
@@ -358,8 +345,20 @@ class Participant:
 
         self._seal(state, sealed)
 
+    def _only_read(self, message: m.Prepare) -> State | None:
+        """The state of a transaction that has read here and no more; None if it is too late."""
+        txn = message.txn
+        entered = None if message.statements else self.enter(txn, None)
+        if not isinstance(entered, State):
+            return None
+        entered.state_id = 0  # so that a repeated PREPARE finds it
+        return entered
+
     def _prepare_sealed(self, state: State, message: m.Prepare, reply: Reply) -> None:
         txn = message.txn
+        if state.snapshot_ts and spans.conflicts(self, state):
+            self.refuse(txn.txn_id, txn.txn_ts, spans.CONFLICT, reply)
+            return
         state.participants = message.participants
         state.min_commit_ts = self._assign(state, message.floor)
         payload = records.encode_prepare(
@@ -370,6 +369,7 @@ class Participant:
                 message.participants,
                 _locks_without_writes(state),
                 state.sections(),
+                state.spans,
             )
         )
         state.phase = PREPARING

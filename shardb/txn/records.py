@@ -24,7 +24,7 @@ import msgspec
 
 from shardb.errors import StorageError
 from shardb.meta.descriptors import Range, Table
-from shardb.rpc.messages import Participant
+from shardb.rpc.messages import Participant, Span
 
 VERSION: Final = 1
 
@@ -69,6 +69,7 @@ class LockedKey(msgspec.Struct, frozen=True, array_like=True):
 class _PrepareRest(msgspec.Struct, frozen=True, array_like=True):
     participants: tuple[Participant, ...]
     locks: tuple[LockedKey, ...]
+    spans: tuple[Span, ...] = ()
 
 
 class Commit(NamedTuple):
@@ -84,6 +85,7 @@ class Prepare(NamedTuple):
     participants: tuple[Participant, ...]
     locks: tuple[LockedKey, ...]
     sections: list[Section]
+    spans: tuple[Span, ...] = ()
 
 
 class Outcome(NamedTuple):
@@ -122,7 +124,7 @@ def encode_commit(txn_id: bytes, commit_ts: int, sections: Sequence[Section]) ->
 
 def encode_prepare(record: Prepare) -> bytes:
     """Phase one of a commit."""
-    rest = msgspec.msgpack.encode(_PrepareRest(record.participants, record.locks))
+    rest = msgspec.msgpack.encode(_PrepareRest(record.participants, record.locks, record.spans))
     parts = [
         _PREPARE.pack(VERSION, record.txn_id, record.state_id, record.min_commit_ts, len(rest)),
         rest,
@@ -207,7 +209,9 @@ def decode_prepare(payload: bytes) -> Prepare:
         raise _damaged("a prepare is malformed") from error
     count = int.from_bytes(payload[at : at + 4], "little")
     sections = _get_sections(payload, at + 4, count)
-    return Prepare(txn_id, state_id, min_commit_ts, rest.participants, rest.locks, sections)
+    return Prepare(
+        txn_id, state_id, min_commit_ts, rest.participants, rest.locks, sections, rest.spans
+    )
 
 
 def decode_outcome(payload: bytes) -> Outcome:

@@ -28,6 +28,7 @@ def replay_prepare(participant: Participant, record: records.Prepare) -> None:
     state.phase = PREPARED
     state.min_commit_ts = record.min_commit_ts
     state.participants = record.participants
+    state.spans = record.spans
     for section in record.sections:
         if section.links is not None:
             bulk = participant.host.restore_bulk(section)

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from shardb import limits
 from shardb._core.frames import join_items
 from shardb.errors import SqlError, StorageError
-from shardb.rpc.messages import Message, Participant
+from shardb.rpc.messages import Message, Participant, Span
 from shardb.txn.locks import Key
 from shardb.txn.records import Section
 
@@ -106,6 +106,8 @@ class State:
         "phase",
         "queued",
         "sealing",
+        "snapshot_ts",
+        "spans",
         "state_id",
         "statements",
         "txn_id",
@@ -132,6 +134,8 @@ class State:
         self.held: dict[Key, bool] = {}
         self.min_commit_ts = 0
         self.participants: tuple[Participant, ...] = ()
+        self.snapshot_ts = 0  # SERIALIZABLE: what it has read must not change after it
+        self.spans: tuple[Span, ...] = ()  # read under SERIALIZABLE, held from prepare on
         self.waiters: list[Callable[[], None]] = []  # called once the outcome is applied
         self.after: list[Callable[[], None]] = []  # called once the record in flight is durable
 
@@ -232,3 +236,7 @@ class State:
         if not overlay:
             return False
         return any(key >= low and (not high or key < high) for key in overlay)
+
+    def writes_any(self, spans: Iterable[Span]) -> bool:
+        """True if the outcome may change a key of one of these."""
+        return any(self.writes_interval(span.table_id, span.low, span.high) for span in spans)

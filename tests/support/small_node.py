@@ -300,6 +300,7 @@ class Life:
             range_.id,
             table.id,
             0,
+            0,
             self.issued,
             txn,
             commit,

@@ -83,7 +83,7 @@ class FakeDriver:
         self.automatic: Any = None
         self.begun = 0
 
-    def begin(self) -> int:
+    def begin(self, level: str = "read committed") -> int:
         self.begun += 1
         self.log.append(f"begin {self.begun}")
         return self.begun

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections import deque
-from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -21,10 +19,9 @@ from shardb.txn import records
 from shardb.txn.coordinator import ABORTED, COMMITTED, Ask, Report, Tell, TwoPhaseCommit
 from shardb.txn.locks import Key, LockTable
 from shardb.txn.oracle import STEP, Oracle
-from shardb.txn.participant import Participant
 from shardb.txn.recovery import Recovery
 from shardb.txn.replay import replay_outcome, replay_prepare
-from shardb.txn.state import State
+from tests.support.participants import TXN, enter, participant, prepare
 
 # --- oracle
 
@@ -138,8 +135,6 @@ def test_locks_never_conflict_and_never_get_stuck(seed: int) -> None:
 
 # --- records
 
-TXN = bytes(range(16))
-
 
 def items(*values: bytes) -> bytes:
     return frames.join_items(values)
@@ -232,59 +227,6 @@ def test_recovery_decides_only_when_it_must() -> None:
 
 
 # --- participant
-
-
-class Host:
-    """A log in memory whose records become durable when `flush` is called."""
-
-    def __init__(self) -> None:
-        self.log: list[tuple[int, bytes]] = []
-        self.waiting: deque[Callable[[StorageError | None], None]] = deque()
-        self.rows: dict[tuple[int, bytes], list[tuple[int, bytes | None]]] = {}
-        self.number = 0
-
-    def persist(
-        self, kind: int, payload: bytes, done: Callable[..., None], lazy: bool = False
-    ) -> None:
-        self.log.append((kind, payload))
-        self.waiting.append(done)
-
-    def flush(self, error: StorageError | None = None) -> None:
-        while self.waiting:
-            self.waiting.popleft()(error)
-
-    def apply(self, table_id: int, overlay: dict[bytes, bytes | None], commit_ts: int) -> None:
-        for key, row in overlay.items():
-            self.rows.setdefault((table_id, key), []).append((commit_ts, row))
-
-    def apply_section(self, section: records.Section, commit_ts: int) -> None:
-        raise NotImplementedError
-
-    def restore_bulk(self, section: records.Section) -> None:
-        raise NotImplementedError
-
-    def new_state_id(self) -> int:
-        self.number += 1
-        return self.number
-
-
-def participant() -> tuple[Participant, Host]:
-    host = Host()
-    found = Participant(1, host, LockTable())  # type: ignore[arg-type]
-    found.fence(STEP)
-    return found, host
-
-
-def enter(found: Participant, txn_id: bytes = TXN) -> State:
-    state = found.enter(m.TxnRef(txn_id, 0, 2, STEP), None)
-    assert isinstance(state, State)
-    state.put(2, 7, b"k", b"row")
-    state.statements.add(2)
-    return state
-
-
-def prepare(state_id: int, statements: tuple[int, ...] = (2,)) -> m.Prepare:
-    return m.Prepare(1, m.TxnRef(TXN, state_id, 2, STEP), statements, (), 0, 4 * STEP)
 
 
 def test_nothing_is_answered_before_its_record_is_durable() -> None:
@@ -487,7 +429,7 @@ def test_a_write_comes_back_however_it_is_sent(
         keys = rng.randbytes(rng.choice((0, 300, 70_000)))
         rows = rng.randbytes(rng.choice((0, 300, 70_000, 140_000)))
         ref = m.TxnRef(b"t" * 16, 1, 2, 3)
-        empty = m.Write(1, 2, 3, 4, ref, False, "update", 5, b"", b"", expected_ts)
+        empty = m.Write(1, 2, 0, 3, 4, ref, False, "update", 5, b"", b"", expected_ts)
         message = msgspec.structs.replace(empty, keys=keys, rows=rows)
         sent.append(message)
         buffers = b"".join(framing.encode_write(number, empty, keys, rows))

@@ -1,0 +1,3 @@
+from shardb._core.runs import Runs
+
+def changed_since(runs: Runs, start: bytes, end: bytes, ts: int) -> bool: ...
