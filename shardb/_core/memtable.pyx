@@ -10,7 +10,6 @@ arena and is freed all at once. See memtable.pxd for the rules on threads.
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
 import os
@@ -51,11 +50,12 @@ cdef extern from *:
 
 cdef extern from "chunk.h":
     void* chunk_new "shardb_chunk_new"(size_t size) noexcept nogil
+    void* chunk_zeroed "shardb_chunk_zeroed"(size_t size) noexcept nogil
     void chunk_free "shardb_chunk_free"(void* p, size_t size) noexcept nogil
 
 cdef enum:
     CHUNK_FIRST_BYTES = 16 * 1024
-    CHUNK_MAX_BYTES = 1024 * 1024
+    CHUNK_MAX_BYTES = 2 * 1024 * 1024    # with the Chunk before it: a huge page (chunk.h)
     SLOTS_FIRST = 64
     SLOTS_MOVED_PER_INSERT = 16     # of the old hash table; it must be empty before the next growth
 
@@ -117,8 +117,10 @@ cdef void* arena_take(Table* table, size_t size) noexcept nogil:
         table.bytes += sizeof(Chunk) + wanted
         table.free_at = <char*> (chunk + 1)
         table.free_bytes = wanted
-        if table.chunk_bytes < CHUNK_MAX_BYTES:
+        if table.chunk_bytes < CHUNK_MAX_BYTES // 2:
             table.chunk_bytes *= 2
+        else:
+            table.chunk_bytes = CHUNK_MAX_BYTES - sizeof(Chunk)
     taken = table.free_at
     table.free_at += size
     table.free_bytes -= size
@@ -173,7 +175,7 @@ cdef void slots_move(Table* table, uint64_t how_many) noexcept nogil:
                         table.old_slots[table.old_moved].node)
         table.old_moved += 1
     if table.old_moved == table.old_count:
-        free(table.old_slots)
+        chunk_free(table.old_slots, table.old_count * sizeof(Slot))
         table.old_slots = NULL
         table.bytes -= table.old_count * sizeof(Slot)
 
@@ -187,7 +189,7 @@ cdef int slots_reserve(Table* table) noexcept nogil:
         return 0
     if table.old_slots != NULL:
         slots_move(table, table.old_count)
-    grown = <Slot*> calloc(table.slot_count * 2, sizeof(Slot))
+    grown = <Slot*> chunk_zeroed(table.slot_count * 2 * sizeof(Slot))
     if grown == NULL:
         return -1
     table.bytes += table.slot_count * 2 * sizeof(Slot)
@@ -388,7 +390,7 @@ cdef class MemTable:
         self.c.chunk_bytes = CHUNK_FIRST_BYTES
         self.c.random = 0x9E3779B97F4A7C15
         self.c.slot_count = SLOTS_FIRST
-        self.c.slots = <Slot*> calloc(SLOTS_FIRST, sizeof(Slot))
+        self.c.slots = <Slot*> chunk_zeroed(SLOTS_FIRST * sizeof(Slot))
         self.c.head = node_create(&self.c, b"", 0, MEMTABLE_HEIGHT_MAX)
         if self.c.slots == NULL or self.c.head == NULL:
             raise MemoryError
@@ -405,8 +407,10 @@ cdef class MemTable:
             previous = chunk.previous
             chunk_free(chunk, sizeof(Chunk) + chunk.size)
             chunk = previous
-        free(self.c.slots)
-        free(self.c.old_slots)
+        if self.c.slots != NULL:
+            chunk_free(self.c.slots, self.c.slot_count * sizeof(Slot))
+        if self.c.old_slots != NULL:
+            chunk_free(self.c.old_slots, self.c.old_count * sizeof(Slot))
 
     cdef const char* lookup(self, const char* key, Py_ssize_t key_length, uint64_t ts,
                             uint32_t* row_length, uint64_t* commit_ts) noexcept nogil:
