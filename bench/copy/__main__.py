@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -44,7 +45,7 @@ def groups_of(server: Server) -> dict[str, Callable[[], list[int]]]:
         groups: dict[str, Callable[[], list[int]]] = {"coordinator": lambda: [coordinator]}
         for number in range(1, server.shards + 1):
             shard = server.child("shardb.node", number)
-            groups[f"shard {number}"] = lambda shard=shard: [shard]
+            groups[f"shard {number}"] = partial(list, (shard,))
         return groups
     assert isinstance(server, Postgres)
     postmaster = server.pid

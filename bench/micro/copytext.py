@@ -46,9 +46,16 @@ def line(number: int, draw: random.Random) -> str:
 
 def deal(data: bytes) -> int:
     """All rows by the reader, a MiB at a time."""
-    bounds = (limits.KEY_MAX_BYTES, limits.ROW_MAX_BYTES)
-    bounds += (limits.BULK_BATCH_BYTES, limits.BULK_HELD_MAX_BYTES)
-    dealer = RowDealer(LAYOUT, CODEC, KEY_AT, STARTS, *bounds)
+    dealer = RowDealer(
+        LAYOUT,
+        CODEC,
+        KEY_AT,
+        STARTS,
+        limits.KEY_MAX_BYTES,
+        limits.ROW_MAX_BYTES,
+        limits.BULK_BATCH_BYTES,
+        limits.BULK_HELD_MAX_BYTES,
+    )
     columns = list(range(len(TYPES)))
     names = [f"c{at}" for at in columns]
     defaults = LAYOUT.encode([None] * len(columns))

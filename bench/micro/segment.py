@@ -15,8 +15,9 @@ import statistics
 import struct
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
+from functools import partial
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -76,7 +77,7 @@ def batch_of(start: int, rows: int, rng: random.Random) -> pa.RecordBatch:
     texts = [" ".join(rng.choices(WORDS, k=rng.randrange(1, 6))) for _ in range(1000)]
     days = [rng.randrange(8000, 10_000) for _ in range(1000)]
 
-    def drawn(values: list[object], kind: pa.DataType) -> pa.Array:
+    def drawn(values: Sequence[object], kind: pa.DataType) -> pa.Array:
         return pa.array(values, kind).take(pa.array(rng.choices(range(1000), k=rows), pa.int32()))
 
     schema = segment_schema(COLUMNS)
@@ -140,13 +141,11 @@ def bench_write(directory: str, batches: list[pa.RecordBatch]) -> dict[str, Segm
         name = codec or "plain"
         os.makedirs(f"{directory}/{name}")
         path = segment_path(f"{directory}/{name}", 1)
-        seconds = median_seconds(lambda path=path, codec=codec: write(path, batches, codec), 3)
+        seconds = median_seconds(partial(write, path, batches, codec), 3)
         metas[name] = write(path, batches, codec)
         show(f"write, {name}", megabytes / seconds, "MB/s")
         show(f"size, {name}", metas[name].bytes / 1e6, f"MB of {megabytes:.0f}")
-        seconds = median_seconds(
-            lambda codec=codec: write_by_pyarrow(f"{directory}/peer", batches, codec), 3
-        )
+        seconds = median_seconds(partial(write_by_pyarrow, f"{directory}/peer", batches, codec), 3)
         show(f"write by pyarrow, {name}: no index", megabytes / seconds, "MB/s")
     return metas
 
@@ -198,14 +197,14 @@ def bench_lookups(segment: Segment, rows: int, name: str) -> None:
         ("ascending", sorted_keys, LOOKUPS),
         ("absent", absent, 0),
     ):
-        found = rate(lambda keys=keys: find_in_segment(segment, keys, width, TS), count)
+        found = rate(partial(find_in_segment, segment, keys, width, TS), count)
         show(f"find in C, {what} keys, {name}", found, "k/s")
         if count:
-            built = rate(lambda keys=keys: get_from_segment(segment, keys, width, TS), count)
+            built = rate(partial(get_from_segment, segment, keys, width, TS), count)
             show(f"find and build the row in C, {what} keys, {name}", built, "k/s")
-    keys = list(map(key_of, numbers))
+    each = list(map(key_of, numbers))
     get = segment.get
-    found = rate(lambda: sum(get(key, TS) is not None for key in keys), LOOKUPS)
+    found = rate(lambda: sum(get(key, TS) is not None for key in each), LOOKUPS)
     show(f"get from Python, random keys, {name}", found, "k/s")
 
 

@@ -248,7 +248,7 @@ class Shard:
         """Rows of new ids in a transaction of their own, sent as COPY sends them."""
         txn = self.txn()
         state_id = 0
-        statements = []
+        statements: list[int] = []
         for count, keys, rows in batches:
             ref = m.TxnRef(txn.txn_id, state_id, len(statements) + 1, txn.txn_ts)
             statements.append(ref.statement)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 from bench.tpch import data, queries
@@ -45,7 +46,7 @@ def comparable(rows: Sequence[tuple[object, ...]]) -> list[tuple[object, ...]]:
 def load(server: Server, files: Path, scale: float) -> float:
     """Creates and loads all tables; the seconds the loading took."""
     data.create(server, scale)
-    return sum(timed(lambda table=table: data.load(server, files, table)) for table in data.COLUMNS)
+    return sum(timed(partial(data.load, server, files, table)) for table in data.COLUMNS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
