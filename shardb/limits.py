@@ -27,6 +27,7 @@ SCHEMA_VERSION_MAX: Final = 65_535  # of a table: rows carry it in two bytes
 COPY_CHUNK_BYTES: Final = 1 * MIB  # of the client's data, parsed in one go
 COPY_INBOX_MAX_BYTES: Final = 4 * MIB  # received and not yet parsed: above it the client waits
 BULK_BATCH_BYTES: Final = 2 * MIB  # of keys and rows: a batch ends with the row that reaches it
+BULK_SLICE_BYTES: Final = 256 * KIB  # of a batch that a shard takes in at once: others wait meanwhile
 BULK_HELD_MAX_BYTES: Final = 16 * MIB  # in the beginnings of batches, one a range
 BULK_WRITES_MAX: Final = 2  # batches under way to one range
 BULK_SENT_MAX_BYTES: Final = 32 * MIB  # in batches under way: above it no more is sent

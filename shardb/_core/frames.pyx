@@ -299,6 +299,37 @@ def split_items(bytes data, Py_ssize_t count) -> list:
     return out
 
 
+def slice_items(bytes keys, bytes rows, Py_ssize_t count, Py_ssize_t slice_bytes) -> list:
+    """`count` keys and their rows, as items, cut into (count, keys, rows) of about `slice_bytes`.
+
+    ValueError if there are not exactly so many of both.
+    """
+    cdef const char* key = PyBytes_AS_STRING(keys)
+    cdef const char* row = PyBytes_AS_STRING(rows)
+    cdef Py_ssize_t key_size = PyBytes_GET_SIZE(keys)
+    cdef Py_ssize_t row_size = PyBytes_GET_SIZE(rows)
+    cdef Py_ssize_t key_at = 0
+    cdef Py_ssize_t row_at = 0
+    cdef Py_ssize_t key_from = 0
+    cdef Py_ssize_t row_from = 0
+    cdef Py_ssize_t first = 0
+    cdef Py_ssize_t index
+    cdef list slices = []
+    for index in range(count):
+        if key_size - key_at < 4 or row_size - row_at < 4:
+            raise ValueError("short item")
+        key_at += 4 + <Py_ssize_t> get32(key + key_at)
+        row_at += 4 + <Py_ssize_t> get32(row + row_at)
+        if key_at > key_size or row_at > row_size:
+            raise ValueError("short item")
+        if key_at - key_from + row_at - row_from >= slice_bytes or index == count - 1:
+            slices.append((index + 1 - first, keys[key_from:key_at], rows[row_from:row_at]))
+            first, key_from, row_from = index + 1, key_at, row_at
+    if key_at != key_size or row_at != row_size:
+        raise ValueError(f"more than {count} items")
+    return slices
+
+
 cdef inline int compare(const char* a, Py_ssize_t a_length, const char* b, Py_ssize_t b_length) noexcept nogil:
     cdef int order = memcmp(a, b, a_length if a_length < b_length else b_length)
     if order != 0:

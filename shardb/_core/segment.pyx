@@ -149,6 +149,10 @@ cdef class Segment:
         for at, group in enumerate(index.groups):
             self.describe(&self.group[at], group)
 
+    def linked(self, meta):
+        """The same file as a segment of other metadata: a transaction's that has been committed."""
+        return Segment(meta, self.index, self.data, self.path)
+
     def __dealloc__(self):
         cdef int at
         if self.group != NULL:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Final
 
 from shardb import limits
-from shardb._core.frames import items_within, split_items
+from shardb._core.frames import items_within, slice_items, split_items
 from shardb.errors import SqlError
 from shardb.meta.descriptors import Table
 from shardb.node.bulk import Bulk
@@ -106,16 +106,34 @@ class WriteStatement(Statement):
             raise SqlError("40001", ROW_CHANGED)
 
     def _bulk(self, state: State) -> Waits:
-        """A large insert: its rows stay together, and their presence stands for their locks."""
-        table_id = self.table.id
+        """A large insert: its rows stay together, and their presence stands for their locks.
+
+        They are taken in by slices, each in a turn of its own: what is checked of one still holds
+        when its rows are added.
+        """
         message = self.message
-        count = message.count
         if len(message.rows) > limits.RPC_MESSAGE_MAX_BYTES:
             raise SqlError("54000", "a batch of rows is too long")
-        yield from self._wait_for_others(state)
-        existing = self.local.tablets[table_id].runs().first_existing(message.keys, count)
+        bulk: Bulk | None = None
+        for count, keys, rows in slice_items(
+            message.keys, message.rows, message.count, limits.BULK_SLICE_BYTES
+        ):
+            if bulk is not None:
+                self.local.engine.files.call_later(0, self.resume)
+                yield
+            bulk = yield from self._bulk_slice(state, count, keys, rows)
+        while bulk is not None and bulk.ingest.pressed:
+            bulk.ingest.when_room(self.resume)
+            yield
+
+    def _bulk_slice(
+        self, state: State, count: int, keys: bytes, rows: bytes
+    ) -> Generator[None, None, Bulk]:
+        table_id = self.table.id
+        yield from self._wait_for_others(state, count, keys)
+        existing = self.local.tablets[table_id].runs().first_existing(keys, count)
         if existing >= 0:
-            raise self._duplicate(existing)
+            raise self._duplicate(count, keys, existing)
         bulk = state.bulk.get(table_id)
         if bulk is None:
             bulk = state.bulk[table_id] = self.local.new_bulk(table_id)
@@ -126,32 +144,28 @@ class WriteStatement(Statement):
             failure = bulk.ingest.failure
             raise SqlError(failure.sqlstate, failure.message)
         state.floor = max(state.floor, self.participant.newest_commit_ts)
-        repeated = bulk.add(self.txn.statement, count, message.keys, message.rows)
+        repeated = bulk.add(self.txn.statement, count, keys, rows)
         if repeated >= 0:
-            raise self._duplicate(repeated)
-        while bulk.ingest.pressed:
-            bulk.ingest.when_room(self.resume)
-            yield
+            raise self._duplicate(count, keys, repeated)
+        return bulk
 
-    def _duplicate(self, number: int) -> SqlError:
-        """23505 for one of the batch's keys."""
-        key = split_items(self.message.keys, self.message.count)[number]
-        return duplicate_key(self.table, None, key)
+    def _duplicate(self, count: int, keys: bytes, number: int) -> SqlError:
+        """23505 for one of these keys."""
+        return duplicate_key(self.table, None, split_items(keys, count)[number])
 
-    def _wait_for_others(self, state: State) -> Waits:
+    def _wait_for_others(self, state: State, count: int, keys: bytes) -> Waits:
         """Waits until no other transaction holds one of the keys."""
         table_id = self.table.id
-        message = self.message
         while True:
             blocker: State | None = None
             for other in self.participant.bulk_writers:
                 held = None if other is state else other.bulk.get(table_id)
-                if held is not None and held.first_held(message.keys, message.count) >= 0:
+                if held is not None and held.first_held(keys, count) >= 0:
                     blocker = other
                     break
             if blocker is None and len(self.locks):
-                keys = split_items(message.keys, message.count)
-                blocker = self.locks.first_holder(table_id, keys, state)
+                each = split_items(keys, count)
+                blocker = self.locks.first_holder(table_id, each, state)
             if blocker is None:
                 return
             yield from self.await_end(state, blocker)

@@ -247,6 +247,7 @@ class Ingest:
         self._engine.privates.discard(self)
         for part in self._parts:
             if linked:
+                self._tablet.adopt(part.segments)
                 self._engine.release_private(meta.number for meta in part.metas)
             else:
                 self._discard(part)

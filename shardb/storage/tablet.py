@@ -138,6 +138,15 @@ class Tablet:
             if meta.number in numbers:
                 self._open.setdefault(meta.number, segment)
 
+    def adopt(self, segments: Iterable[Segment]) -> None:
+        """A transaction's segments, now linked, which it had open."""
+        metas = {meta.number: meta for meta in self.metas}
+        for segment in segments:
+            assert isinstance(segment.meta, SegmentMeta)
+            meta = metas.get(segment.meta.number)
+            if meta is not None:
+                self._open.setdefault(meta.number, segment.linked(meta))
+
     @staticmethod
     def version_of(segment: Segment) -> int:
         """The schema version that a segment's rows are of."""

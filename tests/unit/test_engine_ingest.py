@@ -123,3 +123,21 @@ def test_files_that_were_linked_and_merged_go_at_the_next_start() -> None:
             again.written[path] = before.written[path]
     life = Life(again, life.issued)
     assert life.files() == life.named()
+
+
+def test_a_commit_links_the_segments_that_the_transaction_has_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    life = begun()
+    session = Session(life, 1)
+    large(session)
+    opened: list[object] = []
+    real = life.node.engine.open_segment
+    monkeypatch.setattr(
+        life.node.engine, "open_segment", lambda meta: opened.append(meta) or real(meta)
+    )
+    tablet = life.local(LOW).tablets[MAIN.id]
+    monkeypatch.setattr(tablet, "_opener", life.node.engine.open_segment)
+    session.commit()
+    assert len(life.rows(LOW, MAIN, LAST_TS)) == 180
+    assert len(tablet.metas) > 1 and opened == []

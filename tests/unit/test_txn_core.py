@@ -192,6 +192,24 @@ def test_a_newer_record_version_is_refused_clearly() -> None:
     assert caught.value.sqlstate == "0A000"
 
 
+@given(st.lists(st.tuples(st.binary(max_size=9), st.binary(max_size=30))), st.integers(1, 80))
+def test_slices_are_the_items_again(pairs: list[tuple[bytes, bytes]], slice_bytes: int) -> None:
+    keys, rows = items(*(key for key, _ in pairs)), items(*(row for _, row in pairs))
+    slices = frames.slice_items(keys, rows, len(pairs), slice_bytes)
+    assert b"".join(key for _, key, _ in slices) == keys
+    assert b"".join(row for _, _, row in slices) == rows
+    assert sum(count for count, _, _ in slices) == len(pairs)
+    for count, some, other in slices:
+        assert count and len(frames.split_items(some, count)) == count
+        assert len(frames.split_items(other, count)) == count
+    for _, some, other in slices[:-1]:
+        assert slice_bytes <= len(some) + len(other) < slice_bytes + 2 * 4 + 9 + 30
+    for wrong in (len(pairs) + 1, len(pairs) - 1):
+        if wrong >= 0 and pairs:
+            with pytest.raises(ValueError, match="item"):
+                frames.slice_items(keys, rows, wrong, slice_bytes)
+
+
 # --- two-phase commit and recovery
 
 

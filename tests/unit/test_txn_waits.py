@@ -257,6 +257,38 @@ def test_a_circle_of_large_inserts_is_a_deadlock(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
+def test_a_long_batch_lets_others_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cancelled: bool
+) -> None:
+    monkeypatch.setattr(limits, "BULK_SLICE_BYTES", 1_000)
+
+    async def test(c: Cluster) -> None:
+        await c.run(INSERT, 1, 5)
+        txn = c.driver.begin()
+        keys, rows = c.rows([(ident, 0) for ident in range(1_000, 9_000)])
+        insert = asyncio.create_task(c.driver.write(txn, TABLE.id, "insert", keys, rows))
+        await asyncio.sleep(0)
+        for _ in range(5):
+            await c.run(ADD, 200, 1)
+            assert await c.balance(1) == 5
+        assert not insert.done()
+        if cancelled:
+            insert.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await insert
+            await c.driver.rollback(txn)
+            await c.run(INSERT, 1_000, 7)
+            await asyncio.sleep(0.05)
+            nothing_is_left(c)
+        else:
+            await insert
+            await c.driver.commit(txn)
+        assert [await c.balance(n) for n in (1_000, 8_999)] == ([7, None] if cancelled else [0, 0])
+
+    with_cluster(tmp_path, test)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
 def test_batches_of_one_insert_take_their_turns(tmp_path: Path, cancelled: bool) -> None:
     async def test(c: Cluster) -> None:
         def batch(first: int) -> tuple[int, bytes, bytes]:
