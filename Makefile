@@ -54,6 +54,7 @@ format: .venv/installed
 bench: build
 	@tools/require test
 	$(BIN)/python -m bench.oltp $(ARGS)
+	$(BIN)/python -m bench.txn
 	$(BIN)/python -m bench.copy $(ARGS)
 	$(BIN)/python -m bench.tpch $(ARGS)
 
