@@ -35,7 +35,7 @@ from shardb.node.ranges import schema_of
 from shardb.rpc import messages as m
 from shardb.storage import jobs
 from shardb.storage.edits import Edit
-from shardb.storage.segmentformat import GROUP_ROWS, SYSTEM_COLUMNS
+from shardb.storage.segmentformat import SYSTEM_COLUMNS
 from shardb.txn import records
 from shardb.txn.records import Section
 
@@ -49,8 +49,8 @@ NAMES: Final = (*SYSTEM_COLUMNS, *(column.name for column in ITEMS.columns))
 
 def batches(ids: range, ts: int) -> Iterator[pa.RecordBatch]:
     """Rows of these ids in a segment's form."""
-    for first in range(0, len(ids), GROUP_ROWS):
-        some = ids[first : first + GROUP_ROWS]
+    for first in range(0, len(ids), limits.SEGMENT_GROUP_ROWS):
+        some = ids[first : first + limits.SEGMENT_GROUP_ROWS]
         count = len(some)
         keys = struct.pack(f">{count}Q", *range(some.start + SIGN, some.stop + SIGN, some.step))
         columns = [
