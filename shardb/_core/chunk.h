@@ -25,19 +25,37 @@ static inline void *shardb_map_huge(size_t size) {
     return p + before;
 }
 
-static inline void *shardb_chunk_new(size_t size) {
-    if (size < SHARDB_MAPPED_MIN) return malloc(size);
+/* Of all chunks that were not freed. Any thread frees: whoever lets go last. */
+static size_t shardb_chunks_taken = 0;
+
+static inline size_t shardb_chunk_bytes(void) {
+    return __atomic_load_n(&shardb_chunks_taken, __ATOMIC_RELAXED);
+}
+
+static inline void *shardb_chunk_counted(void *p, size_t size) {
+    if (p) __atomic_add_fetch(&shardb_chunks_taken, size, __ATOMIC_RELAXED);
+    return p;
+}
+
+static inline void *shardb_chunk_mapped(size_t size) {
     if (size % SHARDB_HUGE_BYTES == 0) return shardb_map_huge(size);
     void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return p == MAP_FAILED ? NULL : p;
 }
 
+static inline void *shardb_chunk_new(size_t size) {
+    void *p = size < SHARDB_MAPPED_MIN ? malloc(size) : shardb_chunk_mapped(size);
+    return shardb_chunk_counted(p, size);
+}
+
 static inline void *shardb_chunk_zeroed(size_t size) {
-    return size < SHARDB_MAPPED_MIN ? calloc(1, size) : shardb_chunk_new(size);
+    void *p = size < SHARDB_MAPPED_MIN ? calloc(1, size) : shardb_chunk_mapped(size);
+    return shardb_chunk_counted(p, size);
 }
 
 /* `size` as it was asked for. */
 static inline void shardb_chunk_free(void *p, size_t size) {
+    __atomic_sub_fetch(&shardb_chunks_taken, size, __ATOMIC_RELAXED);
     if (size < SHARDB_MAPPED_MIN) free(p);
     else munmap(p, size);
 }

@@ -286,7 +286,8 @@ class Ingest:
         self._sealed = None
         schema = tablet.schema
         columns = schema.columns_of(version)
-        work = jobs.merge([(memtable, None)], schema.layout(version), columns, 0, False)
+        layout, group_bytes = schema.layout(version), engine.budget.group_bytes
+        work = jobs.merge([(memtable, None)], layout, columns, 0, False, group_bytes)
         target = engine.target(tablet, 0, columns, version)
 
         def done(segments: list[Segment] | None, error: BaseException | None) -> None:
