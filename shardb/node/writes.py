@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from shardb import limits
 from shardb._core.frames import items_within, split_items
 from shardb.errors import SqlError
 from shardb.meta.descriptors import Table
 from shardb.node.bulk import Bulk
+from shardb.node.bulkwrites import bulk_of, is_bulk_change, wait_for_others, wait_for_room
 from shardb.node.ranges import LocalRange
 from shardb.node.statements import (
     ROW_CHANGED,
@@ -51,10 +51,10 @@ class WriteStatement(Statement):
         local = self.local
         if not items_within(message.keys, message.count, local.low, local.high):
             raise SqlError("57P03", "a row was sent to a range that does not hold it")
-        large = message.count >= BULK_ROWS_MIN or self.table.id in state.bulk
-        bulk = message.mode == "insert" and large and not state.overlays.get(self.table.id)
-        if bulk:
-            yield from self._bulk(state)
+        if self._is_bulk(state):
+            yield from self._insert_bulk(state)
+        elif self._is_bulk_change(state):
+            yield from self._change_bulk(state)
         else:
             keys = split_items(message.keys, message.count)
             rows: Sequence[bytes | None] = (
@@ -105,53 +105,66 @@ class WriteStatement(Statement):
         if existing is None or version is None or version[1] != expected_ts:
             raise SqlError("40001", ROW_CHANGED)
 
-    def _bulk(self, state: State) -> Waits:
-        """A large insert: its rows stay together, and their presence stands for their locks."""
-        table_id = self.table.id
+    def _is_bulk(self, state: State) -> bool:
+        """True for rows to be inserted that stay together."""
+        if self.message.mode != "insert" or state.overlays.get(self.table.id):
+            return False
+        return self.message.count >= BULK_ROWS_MIN or self.table.id in state.bulk
+
+    def _is_bulk_change(self, state: State) -> bool:
+        """The same for updates and deletions by query."""
         message = self.message
-        count = message.count
-        if len(message.rows) > limits.RPC_MESSAGE_MAX_BYTES:
-            raise SqlError("54000", "a batch of rows is too long")
-        yield from self._wait_for_others(state)
-        existing = self.local.tablets[table_id].runs().first_existing(message.keys, count)
+        if message.mode not in ("update", "delete") or not message.expected_ts:
+            return False
+        return is_bulk_change(state, self.table.id, message.count, BULK_ROWS_MIN)
+
+    def _insert_bulk(self, state: State) -> Waits:
+        """A large insert: its rows stay together, and their presence stands for their locks."""
+        message = self.message
+        yield from wait_for_others(self, state, self.table.id, message.keys, message.count)
+        runs = self.local.runs(self.table.id, 0, state)
+        existing = runs.first_existing(message.keys, message.count)
         if existing >= 0:
             raise self._duplicate(existing)
-        bulk = state.bulk.get(table_id)
-        if bulk is None:
-            bulk = state.bulk[table_id] = self.local.new_bulk(table_id)
-            if state not in self.participant.bulk_writers:
-                self.participant.bulk_writers.append(state)
-        assert isinstance(bulk, Bulk)
-        if bulk.ingest.failure is not None:
-            failure = bulk.ingest.failure
-            raise SqlError(failure.sqlstate, failure.message)
-        state.floor = max(state.floor, self.participant.newest_commit_ts)
-        repeated = bulk.add(self.txn.statement, count, message.keys, message.rows)
+        bulk = bulk_of(self, state, self.table.id)
+        repeated = bulk.add(self.txn.statement, message.count, message.keys, message.rows)
         if repeated >= 0:
             raise self._duplicate(repeated)
-        while bulk.ingest.pressed:
-            bulk.ingest.when_room(self.resume)
-            yield
+        yield from wait_for_room(self, bulk)
+
+    def _change_bulk(self, state: State) -> Waits:
+        """A large update or delete by query. Its presence locks it, even if it is taken back."""
+        message = self.message
+        yield from wait_for_others(self, state, self.table.id, message.keys, message.count)
+        bulk = bulk_of(self, state, self.table.id)
+        changed: SqlError | None = None
+        try:
+            self._check_versions(bulk)
+        except SqlError as error:
+            changed = error
+        rows = None if message.mode == "delete" else message.rows
+        bulk.change(self.txn.statement, message.count, message.keys, rows)
+        if changed is not None:  # locked now: a statement that is run again finds them unchanged
+            raise changed
+        yield from wait_for_room(self, bulk)
+
+    def _check_versions(self, bulk: Bulk) -> None:
+        """As `_check_version` for all of the message's rows."""
+        message = self.message
+        tablet = self.local.tablets[self.table.id]
+        own = bulk.ingest.own_runs(self.version)
+        runs = tablet.runs(self.version)
+        keys = split_items(message.keys, message.count)
+        for key, expected_ts in zip(keys, message.expected_ts, strict=True):
+            found = own.newest(key)
+            if found is None:
+                found = runs.newest(key)
+                if found is None or found[0] is None or found[1] != expected_ts:
+                    raise SqlError("40001", ROW_CHANGED)
+            elif found[0] is None:
+                raise SqlError("40001", ROW_CHANGED)
 
     def _duplicate(self, number: int) -> SqlError:
         """23505 for one of the batch's keys."""
         key = split_items(self.message.keys, self.message.count)[number]
         return duplicate_key(self.table, None, key)
-
-    def _wait_for_others(self, state: State) -> Waits:
-        """Waits until no other transaction holds one of the keys."""
-        table_id = self.table.id
-        message = self.message
-        while True:
-            blocker: State | None = None
-            for other in self.participant.bulk_writers:
-                held = None if other is state else other.bulk.get(table_id)
-                if held is not None and held.first_held(message.keys, message.count) >= 0:
-                    blocker = other
-                    break
-            if blocker is None and len(self.locks):
-                keys = split_items(message.keys, message.count)
-                blocker = self.locks.first_holder(table_id, keys, state)
-            if blocker is None:
-                return
-            yield from self.await_end(state, blocker)

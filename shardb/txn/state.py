@@ -39,7 +39,7 @@ Previous = bytes | None | _Missing
 
 
 class BulkWrites(Protocol):
-    """Large inserts into one table: rows that were not there, each key once; their keys are locked.
+    """Large inserts, updates and deletions of one table; their keys are locked.
 
     A bulk stays with its transaction until `close`.
     """
@@ -50,11 +50,15 @@ class BulkWrites(Protocol):
         ...
 
     def holds(self, key: bytes) -> bool:
-        """True if a row with this key is in it."""
+        """True if it writes this key."""
+        ...
+
+    def locks(self, key: bytes) -> bool:
+        """The same, or if it did before that was taken back."""
         ...
 
     def first_held(self, keys: bytes, count: int) -> int:
-        """The number of the first of these framed keys that is in it, -1 if none."""
+        """The number of the first of these framed keys that it locks, -1 if none."""
         ...
 
     def undo(self, statement: int) -> None:
@@ -162,6 +166,13 @@ class State:
         self.grow(len(key) + len(row or b""))
         self.log.append((statement, table_id, key, row, overlay.get(key, MISSING)))
         overlay[key] = row
+
+    def take(self, table_id: int) -> list[tuple[int, bytes, bytes | None]]:
+        """Lets go of the overlay of a table: its writes, which another has to keep; locks stay."""
+        self.overlays.pop(table_id, None)
+        taken = [(entry[0], entry[2], entry[3]) for entry in self.log if entry[1] == table_id]
+        self.log = [entry for entry in self.log if entry[1] != table_id]
+        return taken
 
     def grow(self, size: int) -> None:
         """Counts bytes of buffered writes; 54000 if they become too many."""
