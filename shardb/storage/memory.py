@@ -40,6 +40,11 @@ class MemoryBudget:
         return min(limits.MEMTABLE_MAX_BYTES, self.memtables_bytes // 4)
 
     @property
+    def transaction_bytes(self) -> int:
+        """What one transaction keeps row by row; many rows of a statement go to memtables."""
+        return min(limits.TXN_BUFFER_MAX_BYTES, self.total_bytes // 2)
+
+    @property
     def engine_bytes(self) -> int:
         """The fragment engine's."""
         return self.total_bytes * 4 // 10

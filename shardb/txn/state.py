@@ -104,6 +104,7 @@ class State:
         "last_statement",
         "log",
         "min_commit_ts",
+        "most_bytes",
         "overlays",
         "owner",
         "participants",
@@ -118,7 +119,13 @@ class State:
         "waiters",
     )
 
-    def __init__(self, txn_id: bytes, state_id: int, owner: object) -> None:
+    def __init__(
+        self,
+        txn_id: bytes,
+        state_id: int,
+        owner: object,
+        most_bytes: int = limits.TXN_BUFFER_MAX_BYTES,
+    ) -> None:
         self.txn_id = txn_id
         self.state_id = state_id
         self.owner = owner  # the connection it came over, opaque; None after a restart
@@ -130,7 +137,8 @@ class State:
         self.last_statement = 0
         self.last_reply: Message | None = None
         self.floor = 0  # the largest commit_ts read, locked or overwritten
-        self.bytes = 0  # of buffered writes, ever
+        self.bytes = 0  # of buffered writes, ever, with what they take beside the rows
+        self.most_bytes = most_bytes
         self.log: list[tuple[int, int, bytes, bytes | None, Previous]] = []
         self.overlays: dict[int, dict[bytes, bytes | None]] = {}
         self.bulk: dict[int, BulkWrites] = {}
@@ -175,10 +183,15 @@ class State:
         return taken
 
     def grow(self, size: int) -> None:
-        """Counts bytes of buffered writes; 54000 if they become too many."""
-        self.bytes += size
-        if self.bytes > limits.TXN_BUFFER_MAX_BYTES:
-            raise SqlError("54000", "the transaction writes too much to one range")
+        """Counts bytes of writes kept row by row; 53200 if they become too many."""
+        self.bytes += size + limits.TXN_ROW_BYTES
+        if self.bytes > self.most_bytes:
+            raise SqlError(
+                "53200",
+                "out of memory",
+                detail=f"The transaction has written {len(self.log)} rows one by one to one range.",
+                hint="Write fewer rows in a transaction, or raise --memory.",
+            )
 
     def overlay(self, table_id: int) -> dict[bytes, bytes | None] | None:
         """The transaction's own writes to a table by key, or None."""
