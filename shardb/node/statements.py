@@ -386,7 +386,12 @@ class RowStatement(Statement):
         returning = bool(spec.output)
         state.overlay(table.id)
         keys = yield from self._keys(state)
-        if is_bulk_change(state, table.id, len(keys), limits.BULK_ROWS_MIN) and not self._moves():
+        many = limits.BULK_ROWS_MIN
+        if (
+            len(keys) >= many
+            and is_bulk_change(state, table.id, len(keys), many)
+            and not self._moves()
+        ):
             yield from self._change_bulk(state, keys)
             return
         for key in keys:

@@ -122,7 +122,7 @@ class WriteStatement(Statement):
         """A large insert: its rows stay together, and their presence stands for their locks."""
         message = self.message
         yield from wait_for_others(self, state, self.table.id, message.keys, message.count)
-        runs = self.local.runs(self.table.id, 0, state)
+        runs = self.local.runs(self.table.id, self.version, state)
         existing = runs.first_existing(message.keys, message.count)
         if existing >= 0:
             raise self._duplicate(existing)
