@@ -46,6 +46,7 @@ RPC_STREAM_CREDIT_CHUNKS: Final = 8  # chunks of one stream that may be unacknow
 
 # --- transactions
 TXN_BUFFER_MAX_BYTES: Final = 4 * GIB  # buffered writes of one transaction on one range
+TXN_ROW_BYTES: Final = 1 * KIB  # about what a row written by itself takes beside its own bytes
 TXN_STATEMENTS_MAX: Final = 10_000_000
 LOCK_WAITERS_MAX: Final = 10_000  # per row
 ORACLE_BLOCK_MS: Final = 3_000  # how far ahead the oracle's bound is persisted
