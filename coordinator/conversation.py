@@ -302,7 +302,7 @@ class Conversation:
     def begin(self) -> Txn:
         """Begins the block's transaction, or an implicit one at the session's level."""
         level = self.level if self.status == BLOCK else self.settings.default_level
-        self.txn = self.driver.begin(level)
+        self.txn = self.driver.begin(level, self.process_id)
         return self.txn
 
     def wants_block(self, entry: Entry) -> bool:

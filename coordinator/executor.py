@@ -203,7 +203,9 @@ class Executor:
             if not waiter.done():
                 waiter.set_result(None)
 
-        call = self.driver.execute_row(txn, plan, program, params, formats, done)
+        call = self.driver.execute_row(
+            txn, plan, program, params, formats, done, session.process_id
+        )
         session.call_begun(call)
         try:
             await waiter
@@ -299,7 +301,7 @@ class Executor:
         formats: bytes,
         txn: Txn | None,
     ) -> Outcome:
-        inside = txn if txn is not None else self.driver.begin()
+        inside = txn or self.driver.begin(process_id=session.process_id)
         mark = self.driver.mark(inside)
         for attempt in itertools.count(1):
             self.driver.gate.enter(inside, plan.table_id)

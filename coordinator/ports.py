@@ -39,7 +39,7 @@ class Driver(Protocol):
     @property
     def gate(self) -> Any: ...  # coordinator.gate.TableGate
 
-    def begin(self, level: str = ...) -> Txn: ...
+    def begin(self, level: str = ..., process_id: int = ...) -> Txn: ...
 
     def execute_row(
         self,
@@ -49,6 +49,7 @@ class Driver(Protocol):
         params: bytes,
         formats: bytes,
         on_done: RowDone,
+        process_id: int = ...,
     ) -> Any: ...
 
     def needs_fallback(self, plan: RowPlan, program: Any, params: bytes) -> bool: ...

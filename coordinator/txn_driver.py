@@ -34,6 +34,7 @@ from shardb.program import ProgramSpec
 from shardb.rpc import framing
 from shardb.rpc import messages as m
 from shardb.rpc.transport import LOST, Client, failure_error
+from shardb.txn import ids
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -68,17 +69,20 @@ class TxnDriver:
         self.oracle = oracle
         self.newest_seen = 0  # the largest timestamp any answer carried: the next request's floor
         self.gate = TableGate()
-        self._rng = rng
         self._name = name
+        self._incarnation = int.from_bytes(rng.token(2), "big")
+        self._numbers = 0
         self._clients: dict[int, Client] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._forget: dict[int, list[bytes]] = {}
 
     # --- for sessions
 
-    def begin(self, level: str = READ_COMMITTED) -> Txn:
-        """A new transaction; nothing is sent before its first statement."""
-        return Txn(self._rng.token(16), level)
+    def begin(self, level: str = READ_COMMITTED, process_id: int = 0) -> Txn:
+        """A new transaction, of a session if it is one's; nothing is sent before its first
+        statement.
+        """
+        return Txn(self.new_id(process_id), level, process_id)
 
     def execute_row(
         self,
@@ -88,12 +92,14 @@ class TxnDriver:
         params: bytes,
         formats: bytes,
         on_done: OnDone,
+        process_id: int = 0,
     ) -> RowCall:
         """Runs a row program; `on_done` is called once, never before this returns.
 
-        The call's `cancel` ends a wait. REQUIRES: the gate does not bar the statement.
+        `process_id` is the session's, for a statement on its own. The call's `cancel` ends a wait.
+        REQUIRES: the gate does not bar the statement.
         """
-        call = RowCall(self, txn, plan, program, params, formats, on_done)
+        call = RowCall(self, txn, plan, program, params, formats, on_done, process_id)
         call.start()
         if call.writes:
             if txn is None:
@@ -202,7 +208,7 @@ class TxnDriver:
                     members,
                 )
             )
-        results = await self.together(sends)
+        results = await self._all_or_stop(sends)
         skipped = sorted(index for result in results for index in result.skipped)
         return WriteResult(sum(result.count for result in results), tuple(skipped))
 
@@ -380,9 +386,11 @@ class TxnDriver:
         else:
             txn.joined(item, state_id, failed, statement)
 
-    def new_id(self) -> bytes:
-        """A transaction id."""
-        return self._rng.token(16)
+    def new_id(self, process_id: int, begin_ts: int = 0) -> bytes:
+        """A transaction id; a statement that is run again keeps its `begin_ts`."""
+        self._numbers += 1
+        begin_ts = begin_ts or self.oracle.issued
+        return ids.make(begin_ts, process_id, self._incarnation, self._numbers)
 
     async def settled(self, future: asyncio.Future[Any]) -> Any:
         """Waits for a future, whatever happens to the waiting task meanwhile.
@@ -447,6 +455,29 @@ class TxnDriver:
         return list(results)
 
     # --- inner workings
+
+    async def _all_or_stop(self, work: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
+        """`together`, but the first error ends the waits of the others."""
+        if len(work) == 1:
+            return [await work[0]]
+        tasks = [self.loop.create_task(one) for one in work]
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            if not task.cancelled() and task.exception() is not None:
+                errors.append(task.exception())
+                for other in tasks:
+                    other.cancel()
+
+        errors: list[BaseException | None] = []
+        for task in tasks:
+            task.add_done_callback(ended)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        if errors and errors[0] is not None:
+            raise errors[0]
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return list(results)
 
     def _hello(self) -> m.Hello:
         issued = self.oracle.issue()  # an error makes the client try again later

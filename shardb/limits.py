@@ -27,7 +27,9 @@ SCHEMA_VERSION_MAX: Final = 65_535  # of a table: rows carry it in two bytes
 COPY_CHUNK_BYTES: Final = 1 * MIB  # of the client's data, parsed in one go
 COPY_INBOX_MAX_BYTES: Final = 4 * MIB  # received and not yet parsed: above it the client waits
 BULK_BATCH_BYTES: Final = 2 * MIB  # of keys and rows: a batch ends with the row that reaches it
-BULK_SLICE_BYTES: Final = 256 * KIB  # of a batch that a shard takes in at once: others wait meanwhile
+BULK_SLICE_BYTES: Final = (
+    256 * KIB
+)  # of a batch that a shard takes in at once: others wait meanwhile
 BULK_HELD_MAX_BYTES: Final = 16 * MIB  # in the beginnings of batches, one a range
 BULK_WRITES_MAX: Final = 2  # batches under way to one range
 BULK_SENT_MAX_BYTES: Final = 32 * MIB  # in batches under way: above it no more is sent
@@ -48,6 +50,10 @@ RPC_STREAM_CREDIT_CHUNKS: Final = 8  # chunks of one stream that may be unacknow
 TXN_BUFFER_MAX_BYTES: Final = 4 * GIB  # buffered writes of one transaction on one range
 TXN_STATEMENTS_MAX: Final = 10_000_000
 LOCK_WAITERS_MAX: Final = 10_000  # per row
+LOCKS_LISTED_MAX: Final = 10_000  # of one shard in pg_locks
+WAIT_EDGES_MAX: Final = 10_000  # in a report of who waits for whom; the rest when these are over
+WAIT_REPORTED_MS: Final = 50  # a wait that lasts so long is reported to the detector of deadlocks
+WAIT_REPORTS_PAUSE_MS: Final = 50  # between two questions to one shard for who waits for whom
 ORACLE_BLOCK_MS: Final = 3_000  # how far ahead the oracle's bound is persisted
 PREPARED_SILENCE_MS: Final = 1_000  # before a participant starts recovery of a prepared transaction
 SCHEMA_CHANGE_WAIT_MS: Final = 60_000  # of a statement for the end of a schema change

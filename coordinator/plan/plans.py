@@ -28,6 +28,7 @@ class RowPlan:
     first of `rowids` consecutive fresh row ids; row i of the insert adds i itself).
     `fallback` does the same in the engine: it must be used when the key interval meets more than
     one range and the result cannot be had by concatenating theirs (aggregates, limit, offset).
+    `nowait`: of a SELECT that locks, as in `messages.Execute`.
     """
 
     program: ProgramSpec
@@ -38,6 +39,7 @@ class RowPlan:
     extras: tuple[str, ...] = ()
     rowids: int = 0
     fallback: QueryPlan | None = None
+    nowait: int = 0
 
 
 @dataclass(frozen=True, slots=True)
