@@ -23,8 +23,9 @@ from coordinator.isolation import CONCURRENT_UPDATE, SNAPSHOT_LEVELS
 from coordinator.pgwire import messages
 from coordinator.plan.bounds import bounds
 from coordinator.plan.cache import Entry, PlanCache
-from coordinator.plan.plans import QueryPlan, RowPlan, UtilityPlan, WritePlan
+from coordinator.plan.plans import LockPlan, QueryPlan, RowPlan, UtilityPlan, WritePlan
 from coordinator.ports import Driver, Txn
+from coordinator.row_locking import lock_rows
 from coordinator.rowset import BatchRows, Cursor, ReadyRows, values_of
 from coordinator.sql.literals import fill_parameters
 from coordinator.writes import BulkInsert
@@ -171,6 +172,9 @@ class Executor:
                 return await self._run_row(session, entry, params, formats, txn)
             plan = plan.fallback
         values = entry.layout.decode(params) if entry.layout.types else ()
+        if isinstance(plan, LockPlan) or (isinstance(plan, QueryPlan) and plan.locked):
+            table = await self._run_locking(session, plan, values, txn)
+            return Outcome(BatchRows(table, [c.type for c in plan.columns], formats))
         if isinstance(plan, QueryPlan):
             table = await self.query(session, plan, values, txn)
             return Outcome(BatchRows(table, [c.type for c in plan.columns], formats))
@@ -222,11 +226,44 @@ class Executor:
             raise results[0]
         return results[0]
 
-    async def query(
-        self, session: Conversation, plan: QueryPlan, values: Sequence[Any], txn: Txn | None
+    async def _run_locking(
+        self,
+        session: Conversation,
+        plan: LockPlan | QueryPlan,
+        values: Sequence[Any],
+        txn: Txn | None,
     ) -> pa.Table | pa.RecordBatchReader:
-        """Gathers a query's tables at one snapshot and runs its final stage in a thread."""
-        tables: dict[str, Any] = {}
+        """A query that locks rows, in a transaction of its own if there is none."""
+        inside = txn or self.driver.begin(process_id=session.process_id)
+        try:
+            if isinstance(plan, LockPlan):
+                rows: Any = await lock_rows(self, session, plan, values, inside)
+            else:
+                rows = await self.query(session, plan, values, inside)
+            if txn is None:
+                await self.driver.commit(inside)
+        except BaseException:
+            if txn is None:
+                self.roll_back_later(inside)
+            raise
+        return rows
+
+    async def query(
+        self,
+        session: Conversation,
+        plan: QueryPlan,
+        values: Sequence[Any],
+        txn: Txn | None,
+        given: Mapping[str, pa.Table] | None = None,
+    ) -> pa.Table | pa.RecordBatchReader:
+        """Gathers a query's tables at one snapshot and runs its final stage in a thread.
+
+        Subqueries that lock rows come first, so that the snapshot sees what they have locked.
+        """
+        tables: dict[str, Any] = dict(given or {})
+        for name, locked in plan.locked:
+            rows = await lock_rows(self, session, locked, values, txn)
+            tables[name] = rows.rename_columns([f"c{at}" for at in range(rows.num_columns)])
         catalog = self.catalog
         for name in plan.catalog_tables:
             tables[name] = self._catalog_table(name, catalog)

@@ -72,6 +72,16 @@ class Driver(Protocol):
         expected_ts: Sequence[int] = (),
     ) -> Any: ...
 
+    async def lock_keys(
+        self,
+        txn: Txn,
+        table_id: int,
+        keys: Sequence[bytes],
+        expected_ts: Sequence[int],
+        mode: int,
+        nowait: int,
+    ) -> set[bytes]: ...
+
     async def write_dealt(
         self, txn: Txn, table_id: int, item: Range, count: int, keys: Buffer, rows: Buffer
     ) -> None: ...

@@ -20,11 +20,12 @@ import pyarrow as pa
 from coordinator import scans
 from coordinator.catalog import Catalog
 from coordinator.commit import TwoPhaseRun, commit_one, ignore
-from coordinator.gate import TableGate, lock_timed_out
+from coordinator.gate import TableGate
 from coordinator.isolation import READ_COMMITTED, SNAPSHOT_LEVELS
 from coordinator.oracle import OracleService
 from coordinator.plan.plans import RowPlan, ScanStage
-from coordinator.rowcall import CANCELED, Part, RowCall, Txn, as_error
+from coordinator.range_write import write_message, write_range
+from coordinator.rowcall import Part, RowCall, Txn
 from coordinator.writes import WriteResult, as_uint64, offsets_of
 from shardb._core.frames import split_by_range
 from shardb.env import Rng
@@ -33,7 +34,7 @@ from shardb.meta.descriptors import Range, Table
 from shardb.program import ProgramSpec
 from shardb.rpc import framing
 from shardb.rpc import messages as m
-from shardb.rpc.transport import LOST, Client, failure_error
+from shardb.rpc.transport import LOST, Client
 from shardb.txn import ids
 
 if TYPE_CHECKING:
@@ -163,6 +164,33 @@ class TxnDriver:
             expected_ts,
         )
 
+    async def lock_keys(
+        self,
+        txn: Txn,
+        table_id: int,
+        keys: Sequence[bytes],
+        expected_ts: Sequence[int],
+        mode: int,
+        nowait: int,
+    ) -> set[bytes]:
+        """Locks rows by key; those that `nowait` 2 (SKIP LOCKED) skipped.
+
+        `expected_ts` are the versions they were read in; if one has changed: `is_row_changed`.
+        """
+        result = await self.write_encoded(
+            txn,
+            table_id,
+            "lock",
+            b"".join(keys),
+            offsets_of(keys),
+            None,
+            None,
+            expected_ts,
+            mode,
+            nowait,
+        )
+        return {keys[index] for index in result.skipped}
+
     async def write_encoded(
         self,
         txn: Txn,
@@ -173,6 +201,8 @@ class TxnDriver:
         rows: bytes | None,
         row_offsets: Any,
         expected_ts: Sequence[int] = (),
+        lock: int = 0,
+        nowait: int = 0,
     ) -> WriteResult:
         """`write` for concatenated keys and rows with n + 1 offsets each (bulk).
 
@@ -194,18 +224,10 @@ class TxnDriver:
                 expected = tuple(expected_ts[i] for i in members)
             size = count if members is None else len(members)
             item = range_map.ranges[at]
+            message = write_message(table_id, mode, size, expected, lock, nowait)
             sends.append(
-                self._write_range(
-                    txn,
-                    item,
-                    txn.statement,
-                    table_id,
-                    mode,
-                    size,
-                    framed_keys,
-                    framed_rows,
-                    expected,
-                    members,
+                write_range(
+                    self, txn, item, txn.statement, message, framed_keys, framed_rows, members
                 )
             )
         results = await self._all_or_stop(sends)
@@ -221,9 +243,8 @@ class TxnDriver:
         """
         self.check(txn)
         txn.statement += 1
-        await self._write_range(
-            txn, item, txn.statement, table_id, "insert", count, keys, rows, (), None
-        )
+        message = write_message(table_id, "insert", count)
+        await write_range(self, txn, item, txn.statement, message, keys, rows, None)
 
     def mark(self, txn: Txn) -> int:
         """A savepoint: the number of the last statement."""
@@ -494,90 +515,6 @@ class TxnDriver:
                 if error.sqlstate not in ("08006", "57P03") or self.loop.time() > end:
                     raise
                 await asyncio.sleep(RETRY_PAUSE_S)
-
-    async def _write_range(
-        self,
-        txn: Txn,
-        item: Range,
-        statement: int,
-        table_id: int,
-        mode: str,
-        count: int,
-        keys: Buffer,
-        rows: Buffer,
-        expected_ts: tuple[int, ...],
-        members: list[int] | None,
-    ) -> WriteResult:
-        client = await self.wait_for(item)
-        part = txn.parts.get(item.id)
-        state_id = part.state_id if part is not None else 0
-        if part is None:
-            txn.entering[item.id] = item
-        issued = self.oracle.issue()
-        message = m.Write(
-            item.id,
-            table_id,
-            self.read_ts_of(txn),
-            max(self.newest_seen, txn.floor),
-            issued,
-            m.TxnRef(txn.txn_id, state_id, statement, issued),
-            False,
-            mode,
-            count,
-            b"",
-            b"",
-            expected_ts,
-        )
-        done: asyncio.Future[m.Message] = self.loop.create_future()
-        client.call_write(
-            message, keys, rows, lambda reply: None if done.done() else done.set_result(reply)
-        )
-        cancel = m.CancelStatement(item.id, txn.txn_id, statement)
-        cancelled: BaseException | None = None
-        try:
-            reply = await self._unlocked(done, client, cancel, txn.lock_timeout_s)
-        except asyncio.CancelledError as error:
-            cancelled = error
-            client.call(cancel, ignore)
-            reply = await done  # at once, for a wait ends now: what it says may be needed
-        if isinstance(reply, m.Written):
-            self.joined(txn, item, reply.state_id, statement=statement)
-            self.saw(reply.newest_ts)
-            txn.floor = max(txn.floor, reply.newest_ts)
-            if cancelled is not None:
-                raise cancelled
-            skipped = reply.skipped
-            if members is not None:
-                skipped = tuple(members[i] for i in skipped)
-            return WriteResult(reply.count, skipped)
-        assert isinstance(reply, m.Failure), reply
-        txn.entering.pop(item.id, None)
-        lost = reply is LOST or reply.aborted
-        if lost:
-            txn.doomed = True
-        if cancelled is not None:
-            raise cancelled
-        if lost:
-            raise SqlError("40001", "a shard lost the transaction")
-        if reply.state_id:
-            self.joined(txn, item, reply.state_id, failed=True)
-        if reply.sqlstate == CANCELED:
-            raise lock_timed_out()  # nothing else cancels it while this waits
-        raise as_error(failure_error(reply))
-
-    async def _unlocked(
-        self,
-        done: asyncio.Future[m.Message],
-        client: Client,
-        cancel: m.CancelStatement,
-        lock_timeout_s: float,
-    ) -> m.Message:
-        """The answer to a write; time and again what waits for a lock is cancelled."""
-        while lock_timeout_s and not done.done():
-            await asyncio.wait((done,), timeout=lock_timeout_s)
-            if not done.done():
-                client.call(cancel, ignore)
-        return await asyncio.shield(done)
 
     def acknowledged(self, txn_id: bytes, parts: Sequence[Part]) -> None:
         """All participants know a commit durably: they may forget it, told in batches."""

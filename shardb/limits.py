@@ -50,6 +50,7 @@ RPC_STREAM_CREDIT_CHUNKS: Final = 8  # chunks of one stream that may be unacknow
 TXN_BUFFER_MAX_BYTES: Final = 4 * GIB  # buffered writes of one transaction on one range
 TXN_STATEMENTS_MAX: Final = 10_000_000
 LOCK_WAITERS_MAX: Final = 10_000  # per row
+LOCK_SPARE_ROWS: Final = 32  # beyond LIMIT that a query with SKIP LOCKED looks at in one go
 LOCKS_LISTED_MAX: Final = 10_000  # of one shard in pg_locks
 WAIT_EDGES_MAX: Final = 10_000  # in a report of who waits for whom; the rest when these are over
 WAIT_REPORTED_MS: Final = 50  # a wait that lasts so long is reported to the detector of deadlocks

@@ -38,7 +38,7 @@ class RowPlan:
     catalog_version: int
     extras: tuple[str, ...] = ()
     rowids: int = 0
-    fallback: QueryPlan | None = None
+    fallback: QueryPlan | LockPlan | None = None
     nowait: int = 0
 
 
@@ -87,6 +87,7 @@ class QueryPlan:
     `catalog_tables` are virtual tables (pg_class ...) the engine needs, by name.
     `params` are the parameter types, the statement's own and then `extras` as in RowPlan; `$1` in
     `sql` is bound by value, `coordinator.sql.literals.fill_parameters` does it for scan filters.
+    `locked` are subqueries that lock rows, run before: the engine gets what they give by name.
     """
 
     sql: str
@@ -97,6 +98,46 @@ class QueryPlan:
     tag: str
     catalog_version: int
     extras: tuple[str, ...] = ()
+    locked: tuple[tuple[str, LockPlan], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TableLock:
+    """How a query locks the rows of one table: in which mode, with `nowait` as in `Execute`.
+
+    `key_at` and `ts_at` are the query's columns with their keys and versions. `skipped` names the
+    table of keys (`c0`) that the query is to leave out, "" if it skips none.
+    """
+
+    table_id: int
+    mode: int
+    nowait: int
+    key_at: int
+    ts_at: int
+    skipped: str
+
+
+@dataclass(frozen=True, slots=True)
+class LockPlan:
+    """SELECT ... FOR UPDATE by query: `query` finds the rows, then they are locked by key.
+
+    After the result's own columns come those of `locks`, and with a LIMIT two more: the number of
+    rows that are wanted, OFFSET's included, NULL for all, and OFFSET. `query` gives `spare` rows
+    more than that, for those that may be skipped.
+    """
+
+    query: QueryPlan
+    locks: tuple[TableLock, ...]
+    limited: bool
+    spare: int
+    columns: tuple[OutColumn, ...]
+    tag: str
+    strength: str
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """As in RowPlan."""
+        return self.query.extras
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,4 +176,4 @@ class UtilityPlan:
     columns: tuple[OutColumn, ...] = ()
 
 
-Plan = RowPlan | QueryPlan | WritePlan | UtilityPlan
+Plan = RowPlan | QueryPlan | LockPlan | WritePlan | UtilityPlan

@@ -155,15 +155,13 @@ class Compiler:
             row_plan = rowplan.plan_select(query, context)
             if row_plan is not None:
                 return self._with_fallback(row_plan, query, context)
-        return distribute.plan_query(query, context)
+        return distribute.plan_select(query, context)
 
     @staticmethod
     def _with_fallback(plan: RowPlan, query: SelectQuery, context: Context) -> RowPlan:
         if not rowplan.needs_fallback(plan):
             return plan
-        if query.locking:
-            return plan
-        return replace(plan, fallback=distribute.plan_query(query, context))
+        return replace(plan, fallback=distribute.plan_select(query, context))
 
     def _explain(self, context: Context, tokens: list[Token]) -> UtilityPlan:
         cursor = Cursor(context.text, tokens)

@@ -453,14 +453,16 @@ class RowStatement(Statement):
             if returning:
                 self.data.append(program.returning(row, params, message.formats))
 
-    def _still(self, state: State, table_id: int, key: bytes) -> bytes | None:
+    def _still(
+        self, state: State, table_id: int, key: bytes, deleted: str = DELETED
+    ) -> bytes | None:
         """The row the snapshot sees, under lock; 40001 if it matches and has changed since."""
         row = self.at_snapshot(state, table_id, key)
         if row is None:
             return None
         changed = self.newer_than_snapshot(state, table_id, key)
         if changed and self.registered.program.matches(row, self.message.params):
-            raise SqlError("40001", changed)
+            raise SqlError("40001", deleted if changed == DELETED else changed)
         return row
 
     def _move(self, state: State, table: Table, key: bytes, new_key: bytes, row: bytes) -> Waits:
@@ -536,7 +538,7 @@ class RowStatement(Statement):
             if self.read_ts:
                 for key in keys:
                     if key not in skipped:
-                        self._still(state, table.id, key)
+                        self._still(state, table.id, key, deleted=UPDATED)
             if program.is_points:
                 break
             # Rows that came to match while others were waited for are to be locked as well, and
