@@ -23,7 +23,14 @@ from coordinator.isolation import CONCURRENT_UPDATE, SNAPSHOT_LEVELS
 from coordinator.pgwire import messages
 from coordinator.plan.bounds import bounds
 from coordinator.plan.cache import Entry, PlanCache
-from coordinator.plan.plans import LockPlan, QueryPlan, RowPlan, UtilityPlan, WritePlan
+from coordinator.plan.plans import (
+    AdvisoryPlan,
+    LockPlan,
+    QueryPlan,
+    RowPlan,
+    UtilityPlan,
+    WritePlan,
+)
 from coordinator.ports import Driver, Txn
 from coordinator.row_locking import lock_rows
 from coordinator.rowset import BatchRows, Cursor, ReadyRows, values_of
@@ -39,6 +46,7 @@ from shardb.program import TypeRef
 
 if TYPE_CHECKING:
     from coordinator.conversation import Conversation
+    from coordinator.ddl.edits import Edit
 
 log = logging.getLogger("coordinator.executor")
 
@@ -63,6 +71,10 @@ class Ddl(Protocol):
     """Schema changes (`coordinator.ddl_exec`)."""
 
     async def run(self, session: Conversation, plan: UtilityPlan) -> str: ...
+
+    async def make_internal(
+        self, session: Conversation, table_id: int, make: Callable[[Catalog, int], Edit]
+    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +187,11 @@ class Executor:
         if isinstance(plan, LockPlan) or (isinstance(plan, QueryPlan) and plan.locked):
             table = await self._run_locking(session, plan, values, txn)
             return Outcome(BatchRows(table, [c.type for c in plan.columns], formats))
+        if isinstance(plan, AdvisoryPlan):
+            from coordinator import advisory
+
+            row = await advisory.run(self, session, plan, values, txn)
+            return Outcome(BatchRows(row, [c.type for c in plan.columns], formats))
         if isinstance(plan, QueryPlan):
             table = await self.query(session, plan, values, txn)
             return Outcome(BatchRows(table, [c.type for c in plan.columns], formats))

@@ -39,6 +39,9 @@ class Driver(Protocol):
     @property
     def gate(self) -> Any: ...  # coordinator.gate.TableGate
 
+    @property
+    def session_locks(self) -> set[Any]: ...  # coordinator.advisory.SessionLocks
+
     def begin(self, level: str = ..., process_id: int = ...) -> Txn: ...
 
     def execute_row(
@@ -81,6 +84,10 @@ class Driver(Protocol):
         mode: int,
         nowait: int,
     ) -> set[bytes]: ...
+
+    async def unlock_key(self, txn: Txn, table_id: int, key: bytes, mode: int) -> None: ...
+
+    def abandon(self, txn: Txn) -> None: ...
 
     async def write_dealt(
         self, txn: Txn, table_id: int, item: Range, count: int, keys: Buffer, rows: Buffer

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 
 from coordinator import scans
+from coordinator.advisory import SessionLocks
 from coordinator.catalog import Catalog
 from coordinator.commit import TwoPhaseRun, commit_one, ignore
 from coordinator.gate import TableGate
@@ -70,6 +71,7 @@ class TxnDriver:
         self.oracle = oracle
         self.newest_seen = 0  # the largest timestamp any answer carried: the next request's floor
         self.gate = TableGate()
+        self.session_locks: set[SessionLocks] = set()
         self._name = name
         self._incarnation = int.from_bytes(rng.token(2), "big")
         self._numbers = 0
@@ -190,6 +192,11 @@ class TxnDriver:
             nowait,
         )
         return {keys[index] for index in result.skipped}
+
+    async def unlock_key(self, txn: Txn, table_id: int, key: bytes, mode: int) -> None:
+        """Goes on with a lock in a weaker mode, 0 for none (see messages.Write, `unlock`)."""
+        offsets = offsets_of([key])
+        await self.write_encoded(txn, table_id, "unlock", key, offsets, None, None, (), mode)
 
     async def write_encoded(
         self,
@@ -365,6 +372,7 @@ class TxnDriver:
             if client is not None:
                 self.spawn(client.close())
             client = self._clients[node_id] = Client(node.address, self._hello, self.loop)
+            client.lost = lambda: self._lost(node_id)
         return client
 
     def route(self, spec: ProgramSpec, program: Any, params: bytes) -> Sequence[Range]:
@@ -499,6 +507,11 @@ class TxnDriver:
             if isinstance(result, BaseException):
                 raise result
         return list(results)
+
+    def _lost(self, node_id: int) -> None:
+        """A connection is gone, and with it what sessions held on the shard."""
+        for locks in list(self.session_locks):
+            locks.lose(node_id)
 
     def _hello(self) -> m.Hello:
         issued = self.oracle.issue()  # an error makes the client try again later

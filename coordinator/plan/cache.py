@@ -16,6 +16,7 @@ from coordinator.ddl.specs import CopyFrom
 from coordinator.pgwire import messages
 from coordinator.plan.bounds import one_column_table
 from coordinator.plan.plans import (
+    AdvisoryPlan,
     BoundProgram,
     LockPlan,
     OutColumn,
@@ -292,7 +293,7 @@ def _extras_of(plan: Plan) -> tuple[str, ...]:
 
 def _param_types(compiled: CompiledStatement) -> list[tuple[int, int]]:
     plan = compiled.plan
-    if isinstance(plan, (WritePlan, LockPlan)):
+    if isinstance(plan, (WritePlan, LockPlan, AdvisoryPlan)):
         plan = plan.query
     refs = compiled.params if isinstance(plan, (UtilityPlan, RowPlan)) else plan.params
     return [(ref.code, ref.typmod) for ref in refs]

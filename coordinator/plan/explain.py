@@ -12,6 +12,7 @@ from typing import Final
 from coordinator.catalog import Catalog
 from coordinator.plan.bounds import one_column_table
 from coordinator.plan.plans import (
+    AdvisoryPlan,
     BoundProgram,
     LockPlan,
     Plan,
@@ -39,6 +40,9 @@ def explain_lines(plan: Plan, catalog: Catalog) -> list[str]:
         names = ", ".join(catalog.table(lock.table_id).name for lock in plan.locks)
         lines = [f"Lock Rows of {names} for {plan.strength}"]
         return lines + _indent(_query_plan(plan.query, catalog, "Final Stage on coordinator"), "->")
+    if isinstance(plan, AdvisoryPlan):
+        names = ", ".join(item.name for item in plan.items if not isinstance(item, int))
+        return [f"Advisory Locks: {names}"]
     if isinstance(plan, WritePlan):
         table = catalog.table(plan.table_id)
         lines = [f"{plan.kind.capitalize()} on {table.name} by query"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from coordinator.sql.bind_advisory import AdvisoryCall
 from shardb.program import ProgramSpec, TypeRef
 from shardb.rpc.messages import Bound
 
@@ -161,6 +162,24 @@ class WritePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class AdvisoryPlan:
+    """SELECT of advisory lock functions: `query` gives one row with their arguments.
+
+    `items` are calls, or columns of the query as they are.
+    """
+
+    query: QueryPlan
+    items: tuple[AdvisoryCall | int, ...]
+    columns: tuple[OutColumn, ...]
+    tag: str = "SELECT {}"
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """As in RowPlan."""
+        return self.query.extras
+
+
+@dataclass(frozen=True, slots=True)
 class UtilityPlan:
     """Everything that is not a query: `kind` names the handler, `args` are its frozen arguments.
 
@@ -176,4 +195,4 @@ class UtilityPlan:
     columns: tuple[OutColumn, ...] = ()
 
 
-Plan = RowPlan | QueryPlan | LockPlan | WritePlan | UtilityPlan
+Plan = RowPlan | QueryPlan | LockPlan | WritePlan | AdvisoryPlan | UtilityPlan

@@ -1,7 +1,7 @@
 """Advisory locks as row locks: the built-in table whose rows never are, and its keys.
 
 A key is one 64-bit number or two of 32 bits, which are different key spaces as in PostgreSQL. Its
-row is locked like any other; but what one session holds is in no other transaction's of it way.
+row is locked like any other; but what a session holds is not in its own transactions' way.
 
     key    u16 hash | u32 class id | u32 object id | u16 1 one number, 2 two       big-endian
 """
@@ -17,6 +17,8 @@ GROUP_ID: Final = 11
 RANGE_ID: Final = 12
 NAME: Final = "pg_advisory_locks"
 SCHEMA: Final = "shardb_internal"
+
+DATABASE: Final = 5  # the OID of the only database
 
 ONE: Final = 1
 TWO: Final = 2
@@ -43,9 +45,9 @@ def parts_of(key: bytes) -> tuple[int, int, int]:
 
 
 def describe(key: bytes) -> str:
-    """A key as PostgreSQL's messages name it, but for the database, which is always 1."""
+    """A key as PostgreSQL's messages name it."""
     class_id, object_id, sub_id = parts_of(key)
-    return f"advisory lock [1,{class_id},{object_id},{sub_id}]"
+    return f"advisory lock [{DATABASE},{class_id},{object_id},{sub_id}]"
 
 
 def _key(class_id: int, object_id: int, sub_id: int) -> bytes:
