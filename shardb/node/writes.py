@@ -21,6 +21,7 @@ from shardb.node.statements import (
     duplicate_key,
 )
 from shardb.rpc import messages as m
+from shardb.txn.lockmodes import NO_KEY_UPDATE, UPDATE
 from shardb.txn.locks import LockTable
 from shardb.txn.state import State
 
@@ -52,7 +53,9 @@ class WriteStatement(Statement):
         local = self.local
         if not items_within(message.keys, message.count, local.low, local.high):
             raise SqlError("57P03", "a row was sent to a range that does not hold it")
-        if self._is_bulk(state):
+        if message.mode in ("lock", "unlock"):
+            yield from self._locks_only(state, split_items(message.keys, message.count))
+        elif self._is_bulk(state):
             yield from self._insert_bulk(state)
         elif self._is_bulk_change(state):
             yield from self._change_bulk(state)
@@ -64,7 +67,10 @@ class WriteStatement(Statement):
                 else split_items(message.rows, message.count)
             )
             yield from self._by_row(state, keys, rows)
-        count = message.count - len(self.skipped)
+        self._finish(state)
+
+    def _finish(self, state: State) -> None:
+        count = self.message.count - len(self.skipped)
         skipped = tuple(self.skipped)
         self.finish(
             lambda commit_ts: m.Written(count, skipped, state.state_id, commit_ts, state.floor)
@@ -74,14 +80,19 @@ class WriteStatement(Statement):
         message = self.message
         mode = message.mode
         table = self.table
+        lock = message.lock or (NO_KEY_UPDATE if mode == "update" else UPDATE)
         versioned = mode in ("update", "delete") and bool(message.expected_ts)
         if versioned:  # all locks first: a statement that is run again finds its rows unchanged
             for key in keys:
-                yield from self.lock(state, table, key, True, 0)
+                yield from self.lock(state, table, key, lock, 0)
         for index, (key, row) in enumerate(zip(keys, rows, strict=True)):
-            if not versioned:
-                yield from self.lock(state, table, key, True, 0)
-            existing = self.current(state, table.id, key)
+            existing = None
+            if mode in ("insert", "insert_ignore"):
+                existing = self.undisputed(state, table.id, key)
+            if existing is None:
+                if not versioned:
+                    yield from self.lock(state, table, key, lock, 0)
+                existing = self.current(state, table.id, key)
             if mode == "insert":
                 if existing is not None:
                     raise duplicate_key(table, None, key)
@@ -94,6 +105,24 @@ class WriteStatement(Statement):
             elif versioned:
                 self._check_version(state, key, existing, message.expected_ts[index])
             self.put(state, table.id, key, row)
+
+    def _locks_only(self, state: State, keys: list[bytes]) -> Waits:
+        """Locks rows, all of them before the first is looked at; or weakens locks."""
+        message = self.message
+        table = self.table
+        if message.mode == "unlock":
+            for key in keys:
+                for granted in self.locks.weaken(state, (table.id, key), message.lock):
+                    self.local.engine.files.call_later(0, granted)
+            return
+        busy: set[bytes] = set()
+        for key in keys:
+            yield from self.lock(state, table, key, message.lock, message.nowait, busy)
+        self.skipped = [index for index, key in enumerate(keys) if key in busy]
+        for index, expected_ts in enumerate(message.expected_ts):
+            if keys[index] not in busy:
+                existing = self.current(state, table.id, keys[index])
+                self._check_version(state, keys[index], existing, expected_ts)
 
     def _check_version(
         self, state: State, key: bytes, existing: bytes | None, expected_ts: int

@@ -577,7 +577,7 @@ class Participant:
 
 def _locks_without_writes(state: State) -> tuple[LockedKey, ...]:
     return tuple(
-        LockedKey(table_id, key, exclusive)
-        for (table_id, key), exclusive in state.held.items()
+        LockedKey(table_id, key, mode)
+        for (table_id, key), mode in state.held.items()
         if key not in state.overlays.get(table_id, ())
     )

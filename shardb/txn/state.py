@@ -143,7 +143,7 @@ class State:
         self.overlays: dict[int, dict[bytes, bytes | None]] = {}
         self.bulk: dict[int, BulkWrites] = {}
         self.sealing = False  # its bulk is on the way to disk, for a commit or prepare to follow
-        self.held: dict[Key, bool] = {}
+        self.held: dict[Key, int] = {}
         self.min_commit_ts = 0
         self.participants: tuple[Participant, ...] = ()
         self.snapshot_ts = 0  # SERIALIZABLE: what it has read must not change after it
