@@ -158,7 +158,7 @@ class Cluster:
         self._process_id = process_id
         self._registration: Registration | None = None
         self.keeper = CatalogKeeper(self.store, loop, self._use)
-        self.oracle = OracleService(self.store, clock, loop.background)
+        self.oracle = OracleService(self.store, clock, loop.background, rng.token(8).hex())
         self.coordinator_id = 0
         self.executor: Executor
 

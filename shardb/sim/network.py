@@ -253,6 +253,7 @@ class Network:
         self._blocked: dict[tuple[str, str], None] = {}
         self._stopped: dict[str, None] = {}  # machines
         self._transports: dict[SimTransport, None] = {}
+        self._accepting: dict[int, tuple[ProcessLoop, Callable[[], None]]] = {}
         self._held: list[tuple[str, str, Callable[[], None]]] = []  # connects on blocked ways
 
     def arrives_ns(self, source: str, target: str) -> int:
@@ -291,13 +292,16 @@ class Network:
             if server is None or server.loop.dead:
                 loop.post(self.arrives_ns(target, loop.name), refuse)
             else:
-                server.loop.post(self.world.now_ns, accept, server)
+                number = self.world.number()
+                self._accepting[number] = server.loop, knock
+                server.loop.post(self.world.now_ns, accept, number, server)
 
         def refuse() -> None:
             if not made.done():
                 made.set_exception(ConnectionRefusedError(111, "Connection refused"))
 
-        def accept(server: SimServer) -> None:
+        def accept(number: int, server: SimServer) -> None:
+            del self._accepting[number]
             if loop.dead or made.done():
                 return
             there = SimTransport(self, server.loop, server.factory())
@@ -373,6 +377,10 @@ class Network:
         """A process is dead, alone or with its `machine`, of which nobody hears."""
         if machine:
             self._stopped[loop.name] = None
+        for number, (server, knock) in list(self._accepting.items()):
+            if server is loop:
+                del self._accepting[number]
+                knock()
         for transport in list(self._transports):
             if transport.loop is not loop:
                 continue

@@ -19,12 +19,13 @@ from tests.sim.bank import Bank
 from tests.sim.client import ConnectionLost, PgError
 from tests.sim.cluster import Cluster
 from tests.sim.faults import KINDS, Faults
-from tests.sim.history import Client
+from tests.sim.history import OK, Client
 from tests.sim.workload import Workload
 
 WORKLOADS: Final[dict[str, type[Workload]]] = {"bank": Bank}
 START_MAX_NS: Final = 60 * SECOND
 WORK_MAX_NS: Final = 300 * SECOND
+BACK_OFF_S: Final = 0.1
 RECOVERY_MAX_NS: Final = 120 * SECOND  # after the last fault every client has got through
 
 
@@ -70,7 +71,7 @@ class Run:
         kinds = config.faults
         if kinds is None:
             kinds = tuple(rng.sample(KINDS, rng.randrange(0, len(KINDS) + 1)))
-        mean_s = rng.choice((0.05, 0.2, 0.5))
+        mean_s = rng.choice((0.15, 0.4, 1.0))
         self.think_s = rng.choice((0.0, 0.002, 0.02))
         self.workloads = [WORKLOADS[name](shards, config.level) for name in names]
         self.setup = f"{shards} shards, {clients} clients, {names}, faults {kinds} each {mean_s} s"
@@ -142,7 +143,9 @@ class Run:
     async def _use(self, client: Client, workload: Workload) -> None:
         while self.left > 0:
             self.left -= 1
-            await workload.act(client)
+            operation = await workload.act(client)
+            if operation.outcome != OK:
+                await asyncio.sleep(client.rng.random() * BACK_OFF_S)
             if self.think_s:
                 await asyncio.sleep(client.rng.random() * self.think_s)
 
