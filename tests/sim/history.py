@@ -13,6 +13,7 @@ from tests.sim.client import Connection, ConnectionLost, PgError, Result
 OK: Final = "ok"
 FAILED: Final = "failed"  # certainly without effect
 UNKNOWN: Final = "unknown"
+LOCK_TIMEOUT_S: Final = 2
 
 
 @dataclass
@@ -57,6 +58,7 @@ class Client:
         while self.connection is None or self.connection.lost:
             try:
                 self.connection = await Connection.open("coordinator", 1)
+                await self.connection.query(f"SET lock_timeout = '{LOCK_TIMEOUT_S}s'")
             except (OSError, ConnectionLost, PgError):
                 self.connection = None
                 await asyncio.sleep(0.02)

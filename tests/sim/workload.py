@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from tests.sim.history import Client, Operation
 
 
@@ -15,12 +17,13 @@ def split_at(shards: int, keys: int) -> str:
 class Workload:
     """`act` is called again and again by each of several clients; after the last fault, `finish`.
 
-    `level` is the isolation level of transactions that change something, "" for any.
+    `rng` is for what holds for the whole run; `level` is the isolation level of transactions that
+    change something, "" for any.
     """
 
     name = ""
 
-    def __init__(self, shards: int, level: str = "") -> None:
+    def __init__(self, rng: random.Random, shards: int, level: str = "") -> None:
         self.shards = shards
         self.level = level
         self.violations: list[str] = []
