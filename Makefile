@@ -3,6 +3,8 @@
 #   make test    all tests                                              (ARGS="-k copy ...")
 #   make soak    random statements with kill -9, beside PostgreSQL      (ARGS="--minutes 60 ...")
 #   make crash   nodes that crash at many points, and disks that are full   (CRASH_SEEDS=100)
+#   make sim     clusters in a simulated world, by seed     (SEED=7, SEEDS=1..2000, HOURS=2)
+#   make sim-mutations   how soon the simulator notices that a rule is broken
 #   make lint    ruff, mypy, import-linter
 #   make asan    tests of shardb/_core: bad accesses, undefined behaviour (ARGS="-k copy ...")
 #   make tsan    tests of shardb/_core: data races
@@ -12,7 +14,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := setup.py $(wildcard shardb/_core/*.pyx shardb/_core/*.pxd shardb/_core/*.h)
 
-.PHONY: start test crash soak lint asan tsan bench build format clean
+.PHONY: start test crash soak sim sim-mutations lint asan tsan bench build format clean
 
 start: build
 	@exec $(BIN)/shardb start $(ARGS)
@@ -28,6 +30,13 @@ soak: build
 crash: build
 	CRASH_SEEDS=$(or $(CRASH_SEEDS),20) $(BIN)/python -m pytest -s \
 	  tests/unit/test_engine_crash.py tests/unit/test_engine_full.py $(ARGS)
+
+sim: build
+	$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) \
+	  $(if $(HOURS),--hours $(HOURS)) $(ARGS)
+
+sim-mutations: build
+	$(BIN)/python -m tests.sim --mutations $(ARGS)
 
 lint: build
 	$(BIN)/ruff check .

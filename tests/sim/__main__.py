@@ -52,8 +52,8 @@ def run_one(config: Config) -> int:
     for what, count in report.outcomes.most_common():
         print(f"{count:6} {what}")
     print(
-        f"{report.virtual_s:.1f} s in {report.real_s:.1f} s, {report.turns} turns,"
-        f" {report.faults} faults, digest {report.digest:08x}"
+        f"{report.virtual_s:.1f} virtual s in {report.real_s:.1f} s, {report.faults} faults,"
+        f" {report.turns} turns, digest {report.digest:08x}"
     )
     if report.failures:
         show(report, commit_id())
@@ -122,6 +122,7 @@ def main() -> int:
     parser.add_argument("--faults", help="none, or some of: " + ", ".join(KINDS))
     parser.add_argument("--level", default="", help="of transactions that write; any by default")
     parser.add_argument("--mutations", nargs="?", const="all", help="all, or the names of some")
+    parser.add_argument("--quiet", action="store_true", help="with --seed: only what came of it")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     names = tuple(filter(None, options.workloads.split(",")))
@@ -137,7 +138,7 @@ def main() -> int:
         return run_mutations(chosen, options.jobs)
     if options.seed is not None:
         one = config(options.seed)
-        one.verbose = True
+        one.verbose = not options.quiet
         return run_one(one)
     if options.hours is not None:
         end = time.monotonic() + options.hours * 3600

@@ -78,10 +78,13 @@ class Run:
         if kinds is None:
             kinds = tuple(rng.sample(KINDS, rng.randrange(0, len(KINDS) + 1)))
         mean_s = rng.choice((0.15, 0.4, 1.0))
-        self.think_s = rng.choice((0.0, 0.002, 0.02))
+        self.think_s = rng.choice((0.0, 0.01, 0.05))
         level = config.level or rng.choice(("", "", "SERIALIZABLE", "REPEATABLE READ"))
         self.workloads = [WORKLOADS[name](rng, shards, level) for name in names]
-        self.setup = f"{shards} shards, {clients} clients, {names} at {level or 'any level'}, faults {kinds} each {mean_s} s"
+        self.setup = (
+            f"{shards} shards, {clients} clients, {', '.join(names)} at {level or 'any level'},"
+            f" a fault each {mean_s} s of {', '.join(kinds) or 'none'}"
+        )
         self.cluster = Cluster(world, shards, directory)
         self.faults = Faults(self.cluster, list(kinds), mean_s)
         self.left = config.transactions
