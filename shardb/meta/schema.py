@@ -2,7 +2,7 @@
 
 `tables/<id>`, `groups/<id>`, `ranges/<id>`, `nodes/<id>`: JSON descriptors; ids are decimal, padded
 to ten digits so that key order is id order. `coordinators/<id>`: JSON `Coordinator`, bound to a
-lease. `ids/next`, `oracle/bound` (and whose), `cluster/format`, `cluster/id`: decimal or plain text.
+lease. `ids/next`, `oracle/bound`, `cluster/format`, `cluster/id`: decimal or plain text.
 """
 
 from __future__ import annotations
