@@ -4,6 +4,8 @@
 #   make soak    random statements with kill -9, beside PostgreSQL      (ARGS="--minutes 60 ...")
 #   make crash   nodes that crash at many points, and disks that are full   (CRASH_SEEDS=100)
 #   make scenarios   writes the transcripts of the commit protocol anew; review what changed
+#   make sim     clusters in a simulated world, by seed     (SEED=7, SEEDS=1..2000, HOURS=2)
+#   make sim-mutations   how soon the simulator notices that a rule is broken
 #   make lint    ruff, mypy, import-linter
 #   make asan    tests of shardb/_core: bad accesses, undefined behaviour (ARGS="-k copy ...")
 #   make tsan    tests of shardb/_core: data races
@@ -13,7 +15,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := setup.py $(wildcard shardb/_core/*.pyx shardb/_core/*.pxd shardb/_core/*.h)
 
-.PHONY: start test crash soak scenarios lint asan tsan bench build format clean
+.PHONY: start test crash soak sim sim-mutations scenarios lint asan tsan bench build format clean
 
 start: build
 	@exec $(BIN)/shardb start $(ARGS)
@@ -32,6 +34,13 @@ crash: build
 
 scenarios: build
 	REWRITE_SCENARIOS=1 $(BIN)/python -m pytest tests/scenarios $(ARGS)
+
+sim: build
+	$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) \
+	  $(if $(HOURS),--hours $(HOURS)) $(ARGS)
+
+sim-mutations: build
+	$(BIN)/python -m tests.sim --mutations $(ARGS)
 
 lint: build
 	$(BIN)/ruff check .

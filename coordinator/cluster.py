@@ -8,7 +8,6 @@ tasks and waiters come from `Loop`.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
@@ -25,7 +24,7 @@ from coordinator.sql.compiler import Compiler
 from coordinator.txn_driver import TxnDriver
 from shardb._core.rowprog import Program
 from shardb.engine.fragments import FragmentEngine
-from shardb.env import SystemClock, SystemRng
+from shardb.env import Clock, Rng
 from shardb.errors import SqlError
 from shardb.meta import schema
 from shardb.meta.registration import Registration
@@ -141,14 +140,26 @@ class CatalogKeeper:
 class Cluster:
     """A coordinator's connections to its cluster, and the executor for its sessions."""
 
-    def __init__(self, meta: str, listen: str, loop: Loop, memory_bytes: int) -> None:
+    def __init__(
+        self,
+        meta: str,
+        listen: str,
+        loop: Loop,
+        engine: FragmentEngine,
+        clock: Clock,
+        rng: Rng,
+        process_id: int,
+    ) -> None:
         self.store = RemoteStore(meta)
         self._loop = loop
         self._listen = listen
-        self._engine_bytes = memory_bytes * 7 // 10  # the rest is for results on their way
+        self.engine = engine
+        self._clock = clock
+        self._rng = rng
+        self._process_id = process_id
         self._registration: Registration | None = None
         self.keeper = CatalogKeeper(self.store, loop, self._use)
-        self.oracle = OracleService(self.store, SystemClock(), loop.background)
+        self.oracle = OracleService(self.store, clock, loop.background, rng.token(8).hex())
         self.coordinator_id = 0
         self.executor: Executor
 
@@ -159,27 +170,30 @@ class Cluster:
         await self.keeper.read()
         await self.oracle.start()
         driver = TxnDriver(
-            lambda: self.keeper.routing, self.oracle, SystemRng(), str(self.coordinator_id)
+            lambda: self.keeper.routing, self.oracle, self._rng, str(self.coordinator_id)
         )
         plans = PlanCache(Compiler(self.keeper.catalog), Program)
-        engine = FragmentEngine(self._engine_bytes)
         self.driver = driver
-        self.engine = engine
         # The only coordinator of this version is the lead.
         self._deadlocks = DeadlockWatch(driver.loop, lambda: driver.catalog().nodes, driver.client)
         self._deadlocks.start()
         self.executor = Executor(
             driver,
             plans,
-            engine,
+            self.engine,
             DdlExecutor(self.store, self.keeper, driver),
             arrow_table,
             self._loop.background,
             self.coordinator_id,
+            self._clock.wall_us,
         )
-        me = schema.Coordinator(self.coordinator_id, self._listen, os.getpid())
+        me = schema.Coordinator(self.coordinator_id, self._listen, self._process_id)
         key = schema.key_of(schema.Coordinator, self.coordinator_id)
-        self._registration = Registration(self.store, [(key, schema.encode(me))])
+        self._registration = Registration(
+            self.store,
+            [(key, schema.encode(me))],
+            clock=lambda: self._clock.monotonic_ms() / 1000,
+        )
         await self._registration.start()
 
     async def watch(self) -> None:

@@ -1,7 +1,8 @@
 """The shell of the timestamp oracle: time from the clock, its bound in the metadata store.
 
-Whoever changes `oracle/bound` by compare-and-swap is the oracle; a failed swap means that another
-coordinator has taken over, and this one issues nothing more.
+Whoever changes `oracle/bound` by compare-and-swap is the oracle. The value names it, so that a swap
+whose answer was lost is known for its own; where another coordinator is named, that one has taken
+over, and this one issues nothing more.
 """
 
 from __future__ import annotations
@@ -19,19 +20,26 @@ ATTEMPTS: Final = 10
 
 
 class OracleService:
-    """Timestamps for one coordinator. `spawn` runs a coroutine in the background."""
+    """Timestamps for one coordinator. `spawn` runs a coroutine in the background.
+
+    `owner` is a name that no other oracle of the store has, then or later.
+    """
 
     def __init__(
-        self, store: Store, clock: Clock, spawn: Callable[[Coroutine[Any, Any, None]], object]
+        self,
+        store: Store,
+        clock: Clock,
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        owner: str,
     ) -> None:
         self._store = store
+        self._owner = owner
         self._wall_ms = clock.wall_ms
         self._spawn = spawn
         self._oracle = Oracle(0)
         self._revision = 0
         self._persisting = False
         self._lost = False
-        self._tried = 0
 
     @property
     def issued(self) -> int:
@@ -43,7 +51,7 @@ class OracleService:
         for _ in range(ATTEMPTS):
             found = await self._store.get(ORACLE_BOUND)
             self._revision = 0 if found is None else found.mod_revision
-            self._oracle = Oracle(0 if found is None else int(found.value))
+            self._oracle = Oracle(0 if found is None else _bound_and_owner(found.value)[0])
             if await self._raise_bound():
                 return
         raise SqlError("57P03", "the timestamp oracle could not be taken over")
@@ -72,23 +80,26 @@ class OracleService:
         bound = self._oracle.wanted_bound(self._wall_ms())
         if not bound:
             return True
-        if self._tried > self._oracle.bound:
-            bound = max(bound, self._tried)
-        self._tried = bound
         compare = Compare(ORACLE_BOUND, self._revision)
-        result = await self._store.txn((compare,), (Put(ORACLE_BOUND, str(bound).encode()),))
+        value = f"{bound} {self._owner}".encode()
+        result = await self._store.txn((compare,), (Put(ORACLE_BOUND, value),))
         if result.succeeded:
             self._revision = result.revision
             self._oracle.persisted(bound)
         return result.succeeded
 
     async def _take_over_again(self) -> None:
-        """After a failed swap: either an earlier swap of ours whose answer was lost, or another
-        oracle. The value tells: ours is the one we last tried.
-        """
+        """After a failed swap: an earlier swap of ours whose answer was lost, or another oracle."""
         found = await self._store.get(ORACLE_BOUND)
-        if found is not None and int(found.value) == self._tried:
+        bound, owner = (0, "") if found is None else _bound_and_owner(found.value)
+        if found is not None and owner == self._owner:
             self._revision = found.mod_revision
-            self._oracle.persisted(self._tried)
+            self._oracle.persisted(bound)
         else:
             self._lost = True
+
+
+def _bound_and_owner(value: bytes) -> tuple[int, str]:
+    """What the store says; it did not name owners once."""
+    bound, _, owner = value.decode().partition(" ")
+    return int(bound), owner

@@ -11,12 +11,10 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
 import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import uvloop
@@ -26,7 +24,8 @@ from coordinator.executor import Executor
 from coordinator.ports import Cancellable
 from coordinator.session import Session
 from shardb import limits
-from shardb.env import calm_garbage_collector
+from shardb.engine.fragments import FragmentEngine
+from shardb.env import Env, calm_garbage_collector, system_env
 from shardb.errors import SqlError
 
 log = logging.getLogger("coordinator.server")
@@ -44,7 +43,7 @@ class Connection(asyncio.Protocol):
         self._loop = server.loop
         self._transport: asyncio.Transport | None = None
         executor = server.executor
-        self._session = Session(executor, self, executor.new_process_id(), secrets.randbits(31))
+        self._session = Session(executor, self, executor.new_process_id(), server.secret())
         # The loop looks the method up once, before connection_made: no hop on the hot path.
         self.data_received = self._session.data_received  # type: ignore[method-assign]
         self._drained: asyncio.Future[None] | None = None
@@ -138,12 +137,17 @@ class Connection(asyncio.Protocol):
 class Server:
     """The listening side of a coordinator."""
 
-    def __init__(self, executor: Executor, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, executor: Executor, loop: asyncio.AbstractEventLoop, env: Env) -> None:
         self.executor = executor
         self.loop = loop
-        self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="engine")
+        self.threads = env.workers
+        self._rng = env.rng
         self.connections: set[Connection] = set()
         self._listener: asyncio.Server | None = None
+
+    def secret(self) -> int:
+        """What a client has to know to cancel a statement."""
+        return int.from_bytes(self._rng.token(4), "little") >> 1
 
     async def listen(self, host: str, port: int) -> tuple[str, int]:
         """Begins to accept clients; the address really used."""
@@ -194,11 +198,28 @@ async def serve(meta: str, host: str, port: int, memory_bytes: int) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    cluster = Cluster(meta, f"{host}:{port}", _LoopTools(loop), memory_bytes)
+    engine = FragmentEngine(memory_bytes * 7 // 10)  # the rest is for results on their way
+    await run_coordinator(meta, host, port, system_env(loop, THREADS), engine, stop, os.getpid())
+
+
+async def run_coordinator(
+    meta: str,
+    host: str,
+    port: int,
+    env: Env,
+    engine: FragmentEngine,
+    stop: asyncio.Event,
+    process_id: int,
+    started: Callable[[], None] = calm_garbage_collector,
+) -> None:
+    """Runs a coordinator until `stop`; `started` is called before the first client."""
+    loop = asyncio.get_running_loop()
+    tools = _LoopTools(loop)
+    cluster = Cluster(meta, f"{host}:{port}", tools, engine, env.clock, env.rng, process_id)
     await cluster.start()
-    server = Server(cluster.executor, loop)
+    server = Server(cluster.executor, loop, env)
     try:
-        calm_garbage_collector()
+        started()
         await server.listen(host, port)
         log.info("coordinator %d serves %s:%d", cluster.coordinator_id, host, port)
         watcher = asyncio.ensure_future(cluster.watch())

@@ -15,7 +15,8 @@ import queue
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -34,6 +35,10 @@ class Clock(Protocol):
 
     def wall_ms(self) -> int:
         """Milliseconds since 1970-01-01 UTC; may jump."""
+        ...
+
+    def wall_us(self) -> int:
+        """The same in microseconds."""
         ...
 
     def monotonic_ms(self) -> int:
@@ -236,6 +241,9 @@ class SystemClock:
 
     def wall_ms(self) -> int:
         return time.time_ns() // 1_000_000
+
+    def wall_us(self) -> int:
+        return time.time_ns() // 1000
 
     def monotonic_ms(self) -> int:
         return time.clock_gettime_ns(self._clock) // 1_000_000
@@ -494,3 +502,29 @@ def _sync_directory(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+class SystemLoop(ReaderLoop, ThreadSafeLoop, Protocol):
+    """An event loop of the operating system's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """What a server process is given of the world. `workers` do what takes long for clients."""
+
+    clock: Clock
+    rng: Rng
+    files: Files
+    background: Background
+    workers: Executor
+
+
+def system_env(loop: SystemLoop, workers: int) -> Env:
+    """The operating system's, with so many threads for clients."""
+    return Env(
+        SystemClock(),
+        SystemRng(),
+        SystemFiles(loop),
+        SystemBackground(loop),
+        ThreadPoolExecutor(workers, thread_name_prefix="worker"),
+    )

@@ -110,7 +110,7 @@ class EmbeddedStore(Store):
         """Opens or creates the file. XX001 if it is no store, 0A000 if its format is newer."""
         self._path = str(path)
         self._clock = clock
-        self._watches: set[EmbeddedWatch] = set()
+        self._watches: dict[EmbeddedWatch, None] = {}  # in the order they began
         self._closed = False
         try:
             self._db = sqlite3.connect(self._path, isolation_level=None)
@@ -191,7 +191,7 @@ class EmbeddedStore(Store):
                 backlog[-1] = ChangeSet(revision, (*backlog[-1].changes, change))
             else:
                 backlog.append(ChangeSet(revision, (change,)))
-        self._watches.add(watch)
+        self._watches[watch] = None
         return watch
 
     async def grant_lease(self, ttl_ms: int) -> int:
@@ -254,7 +254,7 @@ class EmbeddedStore(Store):
 
     def forget(self, watch: EmbeddedWatch) -> None:
         """Called by a watch that ends."""
-        self._watches.discard(watch)
+        self._watches.pop(watch, None)
 
     def _check_open(self) -> None:
         if self._closed:

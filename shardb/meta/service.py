@@ -8,6 +8,7 @@ own the store: whoever opened it closes it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -105,12 +106,26 @@ class _Connection:
             self._watches.pop(number, None)
 
 
+Accept = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Listen = Callable[[Accept, str], Awaitable[asyncio.Server]]
+
+
+async def listen_for_owner(accept: Accept, path: str) -> asyncio.Server:
+    """Listens at a unix socket that only the files' owner may use."""
+    server = await asyncio.start_unix_server(accept, path)
+    Path(path).chmod(0o600)
+    return server
+
+
 class MetaService:
     """Listens on a unix socket. `await start()`; `await stop()` ends every connection."""
 
-    def __init__(self, store: EmbeddedStore, path: Path | str) -> None:
+    def __init__(
+        self, store: EmbeddedStore, path: Path | str, listen: Listen = listen_for_owner
+    ) -> None:
         self._store = store
         self._path = Path(path)
+        self._listen = listen
         self._server: asyncio.Server | None = None
         self._clients: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -118,8 +133,7 @@ class MetaService:
     async def start(self) -> None:
         """Listens; a stale socket file is replaced (the caller holds the directory's lock)."""
         self._path.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._accept, str(self._path))
-        self._path.chmod(0o600)
+        self._server = await self._listen(self._accept, str(self._path))
         self._expire()
 
     async def stop(self) -> None:

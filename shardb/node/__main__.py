@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import ctypes
 import signal
 import sys
 
-import pyarrow as pa
 import uvloop
 
 from shardb import __name__ as package
 from shardb import limits
 from shardb.engine.fragments import FragmentEngine
-from shardb.env import calm_garbage_collector, switch_threads_fast
+from shardb.env import calm_garbage_collector, switch_threads_fast, system_env
 from shardb.errors import SqlError
-from shardb.meta import schema
-from shardb.meta.descriptors import Node
-from shardb.meta.registration import Registration
-from shardb.meta.remote import RemoteStore
-from shardb.node.server import NodeServer, end_on_bugs
+from shardb.node.process import ShardOptions, run_shard
+from shardb.node.server import SCAN_THREADS, NodeServer
 from shardb.storage.memory import MemoryBudget, tame_allocators
 
 PR_SET_PDEATHSIG = 1
@@ -35,48 +30,24 @@ def die_with_parent() -> None:
 
 async def serve(options: argparse.Namespace) -> None:
     """Runs until SIGINT or SIGTERM."""
-    node_id, data, address = options.id, options.data, options.listen
     loop = asyncio.get_running_loop()
-    end_on_bugs(loop)
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    store = await RemoteStore(options.meta).connect()
-    nodes: dict[int, str] = {}
     budget = MemoryBudget(options.memory)
-    engine = FragmentEngine(budget.engine_bytes)
 
-    def filter_rows(sql: str, reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
-        return engine.run(sql, {"scan": reader}, [])
+    def started(_: NodeServer) -> None:
+        calm_garbage_collector()
+        switch_threads_fast()
 
-    async def learn_nodes() -> None:
-        while True:
-            for node in await schema.read_all(store, Node):
-                nodes[node.id] = node.address
-            await asyncio.sleep(1.0)
-
-    server = NodeServer(
-        node_id,
-        data,
-        address,
-        nodes.get,
-        filter_rows,
-        budget=budget,
-        gc_ttl_ms=options.gc_ttl_ms,
+    await run_shard(
+        ShardOptions(options.id, options.data, options.listen, options.meta, options.gc_ttl_ms),
+        system_env(loop, SCAN_THREADS),
+        budget,
+        FragmentEngine(budget.engine_bytes),
+        stopping,
+        started,
     )
-    await server.start()
-    descriptor = Node(node_id, address)
-    registration = Registration(store, [(schema.key_of(Node, node_id), schema.encode(descriptor))])
-    await registration.start()
-    learning = loop.create_task(learn_nodes())
-    calm_garbage_collector()
-    switch_threads_fast()
-    await stopping.wait()
-    learning.cancel()
-    await server.stop()
-    with contextlib.suppress(SqlError):  # without the store the lease ends by itself
-        await registration.stop()
-    await store.close()
 
 
 def main() -> int:

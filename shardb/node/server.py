@@ -6,11 +6,12 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Final
 
 from shardb import limits
 from shardb.env import (
+    Background,
     Clock,
     Files,
     Rng,
@@ -71,13 +72,17 @@ class NodeServer:
         budget: MemoryBudget | None = None,
         gc_ttl_ms: int = limits.GC_TTL_MS,
         on_fatal: Callable[[StorageError], None] = end_process,
+        background: Background | None = None,
+        workers: Executor | None = None,
     ) -> None:
         self.node_id = node_id
         self.address = address
         self._peers = peers
         self._clients: dict[int, Client] = {}
         self._loop = asyncio.get_running_loop()
-        self._workers = ThreadPoolExecutor(SCAN_THREADS, thread_name_prefix="shardb-scan")
+        self._workers = workers or ThreadPoolExecutor(
+            SCAN_THREADS, thread_name_prefix="shardb-scan"
+        )
         self._server: asyncio.AbstractServer | None = None
         self.node = ShardNode(
             data,
@@ -86,7 +91,7 @@ class NodeServer:
             on_fatal,
             self._workers,
             filter_rows,
-            SystemBackground(self._loop),
+            background or SystemBackground(self._loop),
             budget,
             gc_ttl_ms,
         )

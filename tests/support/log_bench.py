@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from shardb.env import SystemRng
 from shardb.errors import StorageError
+from shardb.sim.disk import Disk
 from shardb.storage.log import Log
 from shardb.storage.logfile import LogRecord
-from tests.support.crash_disk import Disk
 
 
 class Bench:

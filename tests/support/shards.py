@@ -129,7 +129,9 @@ class Cluster:
 
     async def start_driver(self) -> None:
         loop = asyncio.get_running_loop()
-        self.oracle = OracleService(self.store, SystemClock(), loop.create_task)
+        self.oracle = OracleService(
+            self.store, SystemClock(), loop.create_task, SystemRng().token(8).hex()
+        )
         await self.oracle.start()
         self.driver = TxnDriver(lambda: self.catalog, self.oracle, SystemRng())
         if self.deadlocks is not None:

@@ -31,6 +31,7 @@ from shardb.program import Col, Key, Param, ProgramSpec, TypeRef
 from shardb.rpc import framing
 from shardb.rpc import messages as m
 from shardb.rpc.transport import ServerConnection
+from shardb.sim.disk import Disk
 from shardb.storage import jobs
 from shardb.storage.ingest import Ingest
 from shardb.storage.log import Log
@@ -38,7 +39,7 @@ from shardb.storage.memory import MemoryBudget
 from shardb.storage.scan import scan_runs
 from shardb.txn import oracle, participant
 from shardb.types import TypeCode, arrow_type
-from tests.support.crash_disk import Disk, SteppedBackground
+from tests.support.stepped import SteppedBackground
 
 Values = Mapping[int, Any]  # a row by column id
 

@@ -8,7 +8,9 @@ import random
 import pytest
 
 from shardb.appendfile import SyncFailed
-from tests.support.crash_disk import Crash, Disk, SteppedBackground
+from shardb.sim.disk import Disk
+from shardb.sim.loop import Crash
+from tests.support.stepped import SteppedBackground
 
 DATA = bytes(range(256)) * 8
 

@@ -10,7 +10,8 @@ import random
 
 import pytest
 
-from tests.support.crash_disk import Crash, Disk
+from shardb.sim.disk import Disk
+from shardb.sim.loop import Crash
 from tests.support.node_workload import Workload
 from tests.support.small_node import Life, set_small_limits
 

@@ -10,9 +10,9 @@ from shardb._core.coreerror import CoreError
 from shardb._core.shadow import Shadows
 from shardb.errors import StorageError
 from shardb.rpc import messages as m
+from shardb.sim.disk import Disk
 from shardb.storage.scan import scan_runs
 from shardb.storage.segmentformat import SegmentIndex
-from tests.support.crash_disk import Disk
 from tests.support.small_node import (
     HIGH,
     LAST_TS,

@@ -9,8 +9,8 @@ import pytest
 
 from shardb import limits
 from shardb.rpc import messages as m
+from shardb.sim.disk import Disk
 from shardb.storage.log import Log
-from tests.support.crash_disk import Disk
 from tests.support.node_workload import Workload
 from tests.support.small_node import (
     LAST_TS,

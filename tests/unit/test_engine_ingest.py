@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shardb.rpc import messages as m
-from tests.support.crash_disk import Disk
+from shardb.sim.disk import Disk
 from tests.support.small_node import (
     LAST_TS,
     LOW,

@@ -12,7 +12,8 @@ import pytest
 
 from shardb.meta.descriptors import Table
 from shardb.rpc import messages as m
-from tests.support.crash_disk import Crash, Disk
+from shardb.sim.disk import Disk
+from shardb.sim.loop import Crash
 from tests.support.small_node import (
     LAST_TS,
     LOW,

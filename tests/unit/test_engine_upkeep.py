@@ -6,9 +6,9 @@ import pytest
 
 from shardb import limits
 from shardb.rpc import messages as m
+from shardb.sim.disk import Disk
 from shardb.storage import policy
 from shardb.txn import oracle
-from tests.support.crash_disk import Disk
 from tests.support.small_node import (
     FORGET_MS,
     GC_TTL_MS,

@@ -18,6 +18,7 @@ from shardb import limits
 from shardb._core.crc32c import crc32c
 from shardb.env import SystemFiles, SystemRng
 from shardb.errors import StorageError
+from shardb.sim.disk import Content, Disk
 from shardb.storage.log import Log
 from shardb.storage.logfile import (
     FILE_HEADER_BYTES,
@@ -29,7 +30,6 @@ from shardb.storage.logfile import (
     encode_file_header,
     encode_head,
 )
-from tests.support.crash_disk import Content, Disk
 from tests.support.log_bench import Bench
 
 FIRST = "log/000001.log"

@@ -10,9 +10,11 @@ import pytest
 
 from shardb.env import SystemRng
 from shardb.errors import StorageError
+from shardb.sim.disk import Disk
+from shardb.sim.loop import Crash
 from shardb.storage.log import Log
-from tests.support.crash_disk import Crash, Disk, SteppedBackground
 from tests.support.log_bench import Bench
+from tests.support.stepped import SteppedBackground
 
 FILE_BYTES = 400
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from shardb import limits
 from shardb._core.crc32c import crc32c
 from shardb._core.logread import RecordWalk
+from shardb.sim.disk import Content, Disk
 from shardb.storage.logfile import (
     FILE_HEADER_BYTES,
     KIND_BATCH,
@@ -22,7 +23,6 @@ from shardb.storage.logfile import (
     is_zero,
     marker_after,
 )
-from tests.support.crash_disk import Content, Disk
 
 TOKEN = b"tokentok"
 Fields = tuple[int, int, int, int, int, int]

@@ -15,10 +15,12 @@ from shardb import limits
 from shardb._core.crc32c import crc32c
 from shardb.env import SystemFiles, SystemRng
 from shardb.errors import StorageError
+from shardb.sim.disk import Content, Disk
+from shardb.sim.loop import Crash
 from shardb.storage.edits import Edit, FileSet
 from shardb.storage.failures import Run, run_now
 from shardb.storage.manifest import Manifest, encode_file_header, encode_record
-from tests.support.crash_disk import Content, Crash, Disk, SteppedBackground
+from tests.support.stepped import SteppedBackground
 from tests.unit.test_edits import segment, tablet
 
 FIRST = "data/MANIFEST-000001"

@@ -1,4 +1,4 @@
-"""A disk in memory that keeps what a disk promises and nothing more, for tests of crashes.
+"""A disk in memory that keeps what a disk promises and nothing more.
 
 Everything that changes it (a piece written, a sync, a name made, changed or removed, a cut) is a
 *point*; points are counted, and at any of them the process may crash. After a crash of the machine
@@ -19,18 +19,15 @@ import pyarrow as pa
 
 from shardb.appendfile import SyncFailed
 from shardb.env import NEW_SUFFIX, AppendFile, Lock, MakingFile, OutputFile
+from shardb.sim.loop import Crash
 
 SECTOR_BYTES = 512
-
-
-class Crash(BaseException):
-    """The process is gone; nobody may handle that."""
 
 
 class Content(bytearray):
     """A file's bytes, and those that survive a power failure. Names refer to it."""
 
-    def __init__(self, data: bytes = b"", synced: bytes | None = None) -> None:
+    def __init__(self, data: bytes | bytearray = b"", synced: bytes | None = None) -> None:
         super().__init__(data)
         self.synced = bytes(data) if synced is None else synced
 
@@ -51,6 +48,7 @@ class Disk:
     make_late: bool = False
     timers: list[Callable[[], None]] = field(default_factory=list)
     locks: set[str] = field(default_factory=set)
+    on_crash: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
         self.written = {
@@ -188,6 +186,8 @@ class Disk:
 
     def _crash(self) -> None:
         self.crashed = True
+        if self.on_crash is not None:
+            self.on_crash()
         raise Crash
 
     # --- Files
@@ -408,42 +408,3 @@ class DiskLock:
 
     def close(self) -> None:
         self.disk.locks.discard(self.path)
-
-
-@dataclass
-class SteppedBackground:
-    """Worker threads whose jobs run when a test says so, in order, in its own thread."""
-
-    jobs: list[Callable[[], None]] = field(default_factory=list)
-    closed: bool = False
-
-    def run(
-        self, job: Callable[[], Any], done: Callable[[Any, BaseException | None], None]
-    ) -> None:
-        def work() -> None:
-            try:
-                result = job()
-            except Crash:
-                raise
-            except BaseException as error:
-                done(None, error)
-            else:
-                done(result, None)
-
-        assert not self.closed
-        self.jobs.append(work)
-
-    def step(self) -> bool:
-        """Runs the next job and tells of it; False if there is none."""
-        if self.jobs:
-            self.jobs.pop(0)()
-            return True
-        return False
-
-    def wait(self) -> None:
-        while self.step():
-            pass
-
-    def close(self) -> None:
-        self.jobs.clear()
-        self.closed = True
