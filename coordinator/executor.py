@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pyarrow as pa
 
+from coordinator import activity
 from coordinator.catalog import Catalog
 from coordinator.isolation import CONCURRENT_UPDATE, SNAPSHOT_LEVELS
 from coordinator.pgwire import messages
@@ -283,7 +284,10 @@ class Executor:
             tables[name] = rows.rename_columns([f"c{at}" for at in range(rows.num_columns)])
         catalog = self.catalog
         for name in plan.catalog_tables:
-            tables[name] = self._catalog_table(name, catalog)
+            if name in activity.TABLES:
+                tables[name] = await activity.table_of(self, session, name)
+            else:
+                tables[name] = self._catalog_table(name, catalog)
         if plan.scans:
             stages = [self._bound(stage, plan, values) for stage in plan.scans]
             read_ts = await self.driver.snapshot(txn)
