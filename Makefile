@@ -3,6 +3,7 @@
 #   make test    all tests                                              (ARGS="-k copy ...")
 #   make soak    random statements with kill -9, beside PostgreSQL      (ARGS="--minutes 60 ...")
 #   make crash   nodes that crash at many points, and disks that are full   (CRASH_SEEDS=100)
+#   make scenarios   writes the transcripts of the commit protocol anew; review what changed
 #   make lint    ruff, mypy, import-linter
 #   make asan    tests of shardb/_core: bad accesses, undefined behaviour (ARGS="-k copy ...")
 #   make tsan    tests of shardb/_core: data races
@@ -12,7 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := setup.py $(wildcard shardb/_core/*.pyx shardb/_core/*.pxd shardb/_core/*.h)
 
-.PHONY: start test crash soak lint asan tsan bench build format clean
+.PHONY: start test crash soak scenarios lint asan tsan bench build format clean
 
 start: build
 	@exec $(BIN)/shardb start $(ARGS)
@@ -28,6 +29,9 @@ soak: build
 crash: build
 	CRASH_SEEDS=$(or $(CRASH_SEEDS),20) $(BIN)/python -m pytest -s \
 	  tests/unit/test_engine_crash.py tests/unit/test_engine_full.py $(ARGS)
+
+scenarios: build
+	REWRITE_SCENARIOS=1 $(BIN)/python -m pytest tests/scenarios $(ARGS)
 
 lint: build
 	$(BIN)/ruff check .
@@ -50,6 +54,7 @@ format: .venv/installed
 bench: build
 	@tools/require test
 	$(BIN)/python -m bench.oltp $(ARGS)
+	$(BIN)/python -m bench.txn
 	$(BIN)/python -m bench.copy $(ARGS)
 	$(BIN)/python -m bench.tpch $(ARGS)
 

@@ -36,7 +36,7 @@ from coordinator.ports import Driver, Txn
 from coordinator.row_locking import lock_rows
 from coordinator.rowset import BatchRows, Cursor, ReadyRows, values_of
 from coordinator.sql.literals import fill_parameters
-from coordinator.writes import BulkInsert
+from coordinator.writes import ROW_CHANGED, BulkInsert, write_changes
 from shardb import limits, types
 from shardb._core.datarow import DataRowWriter
 from shardb._core.keycodec import KeyCodec
@@ -370,7 +370,7 @@ class Executor:
                     await self.driver.commit(inside)
                 break
             except BaseException as error:
-                changed = isinstance(error, SqlError) and error.message == "row changed"
+                changed = isinstance(error, SqlError) and error.message == ROW_CHANGED
                 if changed and inside.level in SNAPSHOT_LEVELS:
                     raise SqlError("40001", CONCURRENT_UPDATE) from error
                 again = changed and attempt < STATEMENT_RETRIES_MAX
@@ -402,9 +402,7 @@ class Executor:
             if found.num_rows:
                 keys, offsets = pack(found.column("_key").to_pylist())
                 expected = found.column("_ts").to_pylist()
-                await self.driver.write_encoded(
-                    txn, table.id, "delete", keys, offsets, None, None, expected
-                )
+                await self._change(txn, table, "delete", keys, offsets, None, None, expected)
             return found
         rows_in = found.select(range(found.num_columns - len(names), found.num_columns))
         rows_in = rows_in.rename_columns(names)
@@ -468,16 +466,7 @@ class Executor:
         expected = found.column("_ts").to_pylist()
         new_keys = unpack(keys, key_offsets)
         if old_keys == new_keys:
-            await self.driver.write_encoded(
-                txn,
-                table.id,
-                "update",
-                keys,
-                key_offsets,
-                rows,
-                row_offsets,
-                expected,
-            )
+            await self._change(txn, table, "update", keys, key_offsets, rows, row_offsets, expected)
             return
         new_rows = unpack(rows, row_offsets)
         moved = [at for at, old in enumerate(old_keys) if old != new_keys[at]]
@@ -490,16 +479,46 @@ class Executor:
             if which:
                 keys_out, keys_at = pack([names[at] for at in which])
                 rows_out, rows_at = pack([new_rows[at] for at in which])
-                await self.driver.write_encoded(
+                if mode == "insert":
+                    await self.driver.write_encoded(
+                        txn, table.id, mode, keys_out, keys_at, rows_out, rows_at
+                    )
+                    continue
+                await self._change(
                     txn,
-                    table.id,
+                    table,
                     mode,
                     keys_out,
                     keys_at,
                     None if mode == "delete" else rows_out,
                     None if mode == "delete" else rows_at,
-                    () if mode == "insert" else [expected[at] for at in which],
+                    [expected[at] for at in which],
                 )
+
+    async def _change(
+        self,
+        txn: Txn,
+        table: Table,
+        mode: str,
+        keys: bytes,
+        key_offsets: Any,
+        rows: bytes | None,
+        row_offsets: Any,
+        expected_ts: Sequence[int],
+    ) -> None:
+        ranges = len(self.catalog.range_maps[table.group_id].ranges)
+        await write_changes(
+            self.driver,
+            txn,
+            table.id,
+            ranges,
+            mode,
+            keys,
+            key_offsets,
+            rows,
+            row_offsets,
+            expected_ts,
+        )
 
     def _with_rowids(self, table: Table, rows: pa.Table) -> pa.Table:
         at = table.primary_key[0]

@@ -27,9 +27,7 @@ SCHEMA_VERSION_MAX: Final = 65_535  # of a table: rows carry it in two bytes
 COPY_CHUNK_BYTES: Final = 1 * MIB  # of the client's data, parsed in one go
 COPY_INBOX_MAX_BYTES: Final = 4 * MIB  # received and not yet parsed: above it the client waits
 BULK_BATCH_BYTES: Final = 2 * MIB  # of keys and rows: a batch ends with the row that reaches it
-BULK_SLICE_BYTES: Final = (
-    256 * KIB
-)  # of a batch that a shard takes in at once: others wait meanwhile
+BULK_SLICE_BYTES: Final = 256 * KIB  # of a batch that a shard takes in at once, others waiting
 BULK_HELD_MAX_BYTES: Final = 16 * MIB  # in the beginnings of batches, one a range
 BULK_WRITES_MAX: Final = 2  # batches under way to one range
 BULK_SENT_MAX_BYTES: Final = 32 * MIB  # in batches under way: above it no more is sent
@@ -48,6 +46,7 @@ RPC_STREAM_CREDIT_CHUNKS: Final = 8  # chunks of one stream that may be unacknow
 
 # --- transactions
 TXN_BUFFER_MAX_BYTES: Final = 4 * GIB  # buffered writes of one transaction on one range
+TXN_ROW_BYTES: Final = 1 * KIB  # about what a row written by itself takes beside its own bytes
 TXN_STATEMENTS_MAX: Final = 10_000_000
 LOCK_WAITERS_MAX: Final = 10_000  # per row
 LOCK_SPARE_ROWS: Final = 32  # beyond LIMIT that a query with SKIP LOCKED looks at in one go

@@ -19,10 +19,12 @@ from typing import Final
 import msgspec
 
 from shardb import limits
+from shardb._core.frames import join_items
 from shardb._core.rowprog import Program
 from shardb.errors import SqlError, StorageError, unsupported
 from shardb.meta.descriptors import Table
 from shardb.node.bulk import Bulk
+from shardb.node.bulkwrites import bulk_of, is_bulk_change, wait_for_others, wait_for_room
 from shardb.node.keys import key_positions
 from shardb.node.ranges import LocalRange
 from shardb.program import ProgramSpec
@@ -281,7 +283,7 @@ class Statement:
         for other in self.participant.bulk_writers:
             if other is not state and other.phase != DONE:
                 bulk = other.bulk.get(table_id)
-                if bulk is not None and bulk.holds(key):
+                if bulk is not None and bulk.locks(key):
                     return other
         return None
 
@@ -295,9 +297,9 @@ class Statement:
         bulk = state.bulk.get(table_id)
         if bulk is not None:
             assert isinstance(bulk, Bulk)
-            row = bulk.row(key, self.version)
-            if row is not None:
-                return row
+            found = bulk.row(key, self.version)
+            if found is not None:
+                return found[0]
         found = tablet.newest(key, self.version)
         if found is None:
             return None
@@ -335,13 +337,7 @@ class Statement:
         return found[0]
 
     def put(self, state: State, table_id: int, key: bytes, row: bytes | None) -> None:
-        if len(key) > limits.KEY_MAX_BYTES:
-            raise SqlError(
-                "54000",
-                f"index row size {len(key)} exceeds maximum of {limits.KEY_MAX_BYTES} bytes",
-            )
-        if row is not None and len(row) > limits.ROW_MAX_BYTES:
-            raise SqlError("54000", f"row of {len(row)} bytes is too long")
+        check_size(key, row)
         state.put(self.txn.statement, table_id, key, row)
 
 
@@ -427,6 +423,14 @@ class RowStatement(Statement):
         if spec.kind == "update":
             mode = update_mode(key_positions(table), (at for at, _ in spec.assignments))
         keys = yield from self._keys(state)
+        many = limits.BULK_ROWS_MIN
+        if (
+            len(keys) >= many
+            and is_bulk_change(state, table.id, len(keys), many)
+            and not self._moves()
+        ):
+            yield from self._change_bulk(state, keys)
+            return
         for key in keys:
             yield from self.lock(state, table, key, mode, message.nowait)
         for key in keys:
@@ -452,6 +456,48 @@ class RowStatement(Statement):
             self.rows += 1
             if returning:
                 self.data.append(program.returning(row, params, message.formats))
+
+    def _moves(self) -> bool:
+        """True if it assigns to the primary key."""
+        primary = self.registered.table.primary_key
+        return any(at in primary for at, _ in self.registered.spec.assignments)
+
+    def _change_bulk(self, state: State, keys: list[bytes]) -> Waits:
+        """UPDATE and DELETE of many rows, a few thousand at a time, each locked and read again."""
+        program = self.registered.program
+        table_id = self.registered.table.id
+        message = self.message
+        delete = self.registered.spec.kind == "delete"
+        for first in range(0, len(keys), limits.BULK_ROWS_MIN):
+            some = keys[first : first + limits.BULK_ROWS_MIN]
+            yield from wait_for_others(self, state, table_id, join_items(some), len(some))
+            bulk = bulk_of(self, state, table_id)
+            names: list[bytes] = []
+            rows: list[bytes] = []
+            for key in some:
+                row = self._still(state, table_id, key) if self.read_ts else None
+                if not self.read_ts:
+                    row = self.current(state, table_id, key)
+                if row is None:
+                    continue
+                if delete:
+                    if not program.matches(row, message.params):
+                        continue
+                else:
+                    changed = program.update(row, message.params)
+                    if changed is None:
+                        continue
+                    row = changed[1]
+                    check_size(key, row)
+                    rows.append(row)
+                names.append(key)
+                if self.registered.spec.output:
+                    self.data.append(program.returning(row, message.params, message.formats))
+            if names:
+                framed = None if delete else join_items(rows)
+                bulk.change(self.txn.statement, len(names), join_items(names), framed)
+                self.rows += len(names)
+            yield from wait_for_room(self, bulk)
 
     def _still(
         self, state: State, table_id: int, key: bytes, deleted: str = DELETED
@@ -568,6 +614,17 @@ def duplicate_key(table: Table, program: Program | None, key: bytes) -> SqlError
         detail=f"Key ({columns})=({values}) already exists.",
         constraint=name,
     )
+
+
+def check_size(key: bytes, row: bytes | None) -> None:
+    """54000 if one is too long."""
+    if len(key) > limits.KEY_MAX_BYTES:
+        raise SqlError(
+            "54000",
+            f"index row size {len(key)} exceeds maximum of {limits.KEY_MAX_BYTES} bytes",
+        )
+    if row is not None and len(row) > limits.ROW_MAX_BYTES:
+        raise SqlError("54000", f"row of {len(row)} bytes is too long")
 
 
 def too_old(read_ts: int) -> SqlError:
