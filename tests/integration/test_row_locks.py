@@ -16,9 +16,10 @@ import pytest
 
 from tests.support.cluster import Cluster
 from tests.support.postgres import Postgres
-from tests.support.schedules import carry_out, steps_of
+from tests.support.schedules import SETTLE_S, carry_out, steps_of
 from tests.support.server import Server
 
+PATIENT_S = 2.0
 STRENGTHS = ("KEY SHARE", "SHARE", "NO KEY UPDATE", "UPDATE")
 
 SCHEDULES = {
@@ -206,6 +207,7 @@ SCHEDULES = {
         b: SELECT pg_advisory_lock(2)
         a: ROLLBACK
         c: SELECT pg_advisory_unlock(2)
+        b: SET statement_timeout = 0
         b: SELECT pg_try_advisory_lock(2)
     """,
     "advisory locks of sessions": """
@@ -274,13 +276,22 @@ def make_tables(server: Server, split: bool) -> None:
             connection.execute(f"SELECT id FROM {name} ORDER BY value FOR UPDATE")  # type: ignore[call-overload]
 
 
-def trace_of(server: Server, text: str, split: bool) -> list[tuple[Any, ...]]:
+def trace_of(
+    server: Server, text: str, split: bool, settle_s: float = SETTLE_S
+) -> list[tuple[Any, ...]]:
     make_tables(server, split)
     settings = "SET deadlock_timeout = '20ms'\n" if server.name == "postgresql" else ""
     steps = steps_of(text)
     sessions = dict.fromkeys(step.session for step in steps)
     first = steps_of("\n".join(f"{s}: {line}" for s in sessions for line in settings.splitlines()))
-    return carry_out(server, [*first, *steps])[len(first) :]
+    return carry_out(server, [*first, *steps], settle_s)[len(first) :]
+
+
+def assert_as_postgres(cluster: Cluster, postgres: Postgres, text: str, split: bool) -> None:
+    """On a busy machine what is slow looks as if it waited: then once more with patience."""
+    expected = trace_of(postgres, text, split=False)
+    if trace_of(cluster, text, split) != expected:
+        assert trace_of(cluster, text, split, PATIENT_S) == expected
 
 
 @pytest.mark.parametrize("split", [False, True], ids=["one range", "two ranges"])
@@ -288,8 +299,7 @@ def trace_of(server: Server, text: str, split: bool) -> list[tuple[Any, ...]]:
 def test_locks_are_those_of_postgres(
     cluster: Cluster, postgres: Postgres, name: str, split: bool
 ) -> None:
-    expected = trace_of(postgres, SCHEDULES[name], split=False)
-    assert trace_of(cluster, SCHEDULES[name], split) == expected
+    assert_as_postgres(cluster, postgres, SCHEDULES[name], split)
 
 
 @pytest.mark.parametrize("wanted", STRENGTHS)
@@ -304,7 +314,7 @@ def test_strengths_conflict_as_in_postgres(
         b: SELECT * FROM test ORDER BY value LIMIT 1 FOR {wanted} NOWAIT
         a: ROLLBACK
     """
-    assert trace_of(cluster, text, True) == trace_of(postgres, text, False)
+    assert_as_postgres(cluster, postgres, text, split=True)
 
 
 REFUSED = [
