@@ -210,9 +210,9 @@ class Shard:
         self.node.on_message(connection, self.connection.take(call), message)
 
     async def request(self, message: m.Message) -> m.Message:
-        """The reply; a Failure raises."""
+        """The reply; a Failure raises. Comes in a turn of its own, as from a socket."""
         done: asyncio.Future[m.Message | None] = self.loop.create_future()
-        self._post(message, done.set_result)
+        self.loop.call_soon(self._post, message, done.set_result)
         reply = await done
         assert reply is not None and not isinstance(reply, m.Failure), reply
         return reply
