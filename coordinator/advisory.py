@@ -64,7 +64,11 @@ class SessionLocks:
             try:
                 busy = await lock(self._driver, self._txn, key, shared, wait)
             except BaseException:
-                if self._txn is not None and not self._txn.doomed:
+                if self._txn is None:
+                    pass
+                elif self._txn.doomed:
+                    self._end()
+                else:
                     await self._weaken(key, counts)  # perhaps it has been granted meanwhile
                 raise
             if busy:
@@ -88,9 +92,9 @@ class SessionLocks:
     def release_all(self) -> None:
         """Gives everything up, without waiting."""
         self._counts = {}
-        self._driver.session_locks.discard(self)
         txn, self._txn = self._txn, None
         if txn is not None:
+            self._driver.session_locks.discard(self)
             self._driver.abandon(txn)
 
     def lose(self, node_id: int) -> None:
@@ -98,6 +102,10 @@ class SessionLocks:
         txn = self._txn
         if txn is None or all(part.range.primary != node_id for part in txn.parts.values()):
             return
+        self._end()
+
+    def _end(self) -> None:
+        """Some are lost, and so all are given up; the session is told if there were any."""
         held = bool(self._counts)
         self.release_all()
         if held:

@@ -86,6 +86,8 @@ class Conversation:
         self.process_id = process_id
         self.secret = secret
         self.settings = Settings()
+        self.last_text = b""  # of the newest statement
+        self.started_us = executor.now_us()
         self.user = ""
         self.database = ""
         self.phase = Phase.STARTUP
@@ -298,6 +300,16 @@ class Conversation:
             formats = b"\0" * len(values)
         extras = extra_values(entry, self.executor, self.statement_time_us())
         return formats + b"\1" * len(extras), values + extras
+
+    @property
+    def state(self) -> str:
+        """What it does, as pg_stat_activity calls it."""
+        if self.busy:
+            return "active"
+        if self.status == IDLE:
+            return "idle"
+        aborted = " (aborted)" if self.status == FAILED else ""
+        return f"idle in transaction{aborted}"
 
     # --- transactions
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pyarrow as pa
 
+from coordinator import activity
 from coordinator.catalog import Catalog
 from coordinator.isolation import CONCURRENT_UPDATE, SNAPSHOT_LEVELS
 from coordinator.pgwire import messages
@@ -32,7 +33,7 @@ from coordinator.plan.plans import (
     WritePlan,
 )
 from coordinator.ports import Driver, Txn
-from coordinator.row_locking import lock_rows
+from coordinator.row_locking import lock_rows, run_locking
 from coordinator.rowset import BatchRows, Cursor, ReadyRows, values_of
 from coordinator.sql.literals import fill_parameters
 from coordinator.writes import ROW_CHANGED, BulkInsert, write_changes
@@ -185,7 +186,7 @@ class Executor:
             plan = plan.fallback
         values = entry.layout.decode(params) if entry.layout.types else ()
         if isinstance(plan, LockPlan) or (isinstance(plan, QueryPlan) and plan.locked):
-            table = await self._run_locking(session, plan, values, txn)
+            table = await run_locking(self, session, plan, values, txn)
             return Outcome(BatchRows(table, [c.type for c in plan.columns], formats))
         if isinstance(plan, AdvisoryPlan):
             from coordinator import advisory
@@ -243,28 +244,6 @@ class Executor:
             raise results[0]
         return results[0]
 
-    async def _run_locking(
-        self,
-        session: Conversation,
-        plan: LockPlan | QueryPlan,
-        values: Sequence[Any],
-        txn: Txn | None,
-    ) -> pa.Table | pa.RecordBatchReader:
-        """A query that locks rows, in a transaction of its own if there is none."""
-        inside = txn or self.driver.begin(process_id=session.process_id)
-        try:
-            if isinstance(plan, LockPlan):
-                rows: Any = await lock_rows(self, session, plan, values, inside)
-            else:
-                rows = await self.query(session, plan, values, inside)
-            if txn is None:
-                await self.driver.commit(inside)
-        except BaseException:
-            if txn is None:
-                self.roll_back_later(inside)
-            raise
-        return rows
-
     async def query(
         self,
         session: Conversation,
@@ -283,7 +262,10 @@ class Executor:
             tables[name] = rows.rename_columns([f"c{at}" for at in range(rows.num_columns)])
         catalog = self.catalog
         for name in plan.catalog_tables:
-            tables[name] = self._catalog_table(name, catalog)
+            if name in activity.TABLES:
+                tables[name] = await activity.table_of(self, session, name)
+            else:
+                tables[name] = self._catalog_table(name, catalog)
         if plan.scans:
             stages = [self._bound(stage, plan, values) for stage in plan.scans]
             read_ts = await self.driver.snapshot(txn)

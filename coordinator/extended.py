@@ -131,6 +131,7 @@ class ExtendedQuery(Conversation):
             raise SqlError("55000", f'portal "{name.decode()}" cannot be run')
         self._portal = portal
         self._limit = limit
+        self.last_text = portal.prepared.text
         self._simple = False
         if entry.row_plan and portal.cursor is None:
             txn = self._transaction_for(entry)

@@ -14,6 +14,7 @@ import pyarrow as pa
 from coordinator.plan.plans import RowPlan, ScanStage
 from shardb.errors import SqlError
 from shardb.meta.descriptors import Range, Table
+from shardb.rpc.messages import LockEntry
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -88,6 +89,8 @@ class Driver(Protocol):
     async def unlock_key(self, txn: Txn, table_id: int, key: bytes, mode: int) -> None: ...
 
     def abandon(self, txn: Txn) -> None: ...
+
+    async def list_locks(self) -> list[LockEntry]: ...
 
     async def write_dealt(
         self, txn: Txn, table_id: int, item: Range, count: int, keys: Buffer, rows: Buffer

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 
 from coordinator.isolation import CONCURRENT_UPDATE, SNAPSHOT_LEVELS
-from coordinator.plan.plans import LockPlan
+from coordinator.plan.plans import LockPlan, QueryPlan
 from coordinator.ports import Txn
 from shardb.errors import SqlError
 
@@ -23,6 +23,29 @@ if TYPE_CHECKING:
     from coordinator.executor import Executor
 
 RUNS_MAX: Final = 100  # of one statement: after that 40001
+
+
+async def run_locking(
+    executor: Executor,
+    session: Conversation,
+    plan: LockPlan | QueryPlan,
+    values: Sequence[Any],
+    txn: Txn | None,
+) -> pa.Table | pa.RecordBatchReader:
+    """A query that locks rows, in a transaction of its own if there is none."""
+    inside = txn or executor.driver.begin(process_id=session.process_id)
+    try:
+        if isinstance(plan, LockPlan):
+            rows: Any = await lock_rows(executor, session, plan, values, inside)
+        else:
+            rows = await executor.query(session, plan, values, inside)
+        if txn is None:
+            await executor.driver.commit(inside)
+    except BaseException:
+        if txn is None:
+            executor.roll_back_later(inside)
+        raise
+    return rows
 
 
 async def lock_rows(

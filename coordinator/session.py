@@ -28,7 +28,7 @@ class Session(ExtendedQuery):
         self._on_simple_row = self._simple_row_done
 
     def on_query(self) -> None:
-        text = self.buffer.text()
+        text = self.last_text = self.buffer.text()
         self._simple = True
         self.prepared.pop(b"", None)
         self.portals.clear() if self.status == IDLE else self.portals.pop(b"", None)

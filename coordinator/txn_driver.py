@@ -348,6 +348,18 @@ class TxnDriver:
             out[node_id] = reply
         return out
 
+    async def list_locks(self) -> list[m.LockEntry]:
+        """The row locks of all shards that answer."""
+        found: list[m.LockEntry] = []
+        for node_id in sorted(self.catalog().nodes):
+            try:
+                reply = await self.client(node_id).request(m.ListLocks())
+            except SqlError:
+                continue  # its locks are gone with it, or cannot be told now
+            assert isinstance(reply, m.LockList)
+            found += reply.entries
+        return found
+
     async def close(self) -> None:
         """Closes the connections."""
         for task in list(self._tasks):

@@ -6,7 +6,7 @@ have is an empty table, so that queries over it are right.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,6 +34,9 @@ _LETTERS: Final[dict[str, tuple[TypeRef, pa.DataType, Any]]] = {
     "I": (ts.INT4, pa.int32(), None),
     "m": (ts.INT4, pa.int32(), -1),
     "f": (ts.FLOAT4, pa.float32(), -1.0),
+    "O": (ts.INT8, pa.int64(), None),
+    "S": (ts.INT2, pa.int16(), None),
+    "Z": (ts.TIMESTAMPTZ, types.arrow_type(T.TIMESTAMPTZ, -1), None),
 }
 
 
@@ -375,6 +378,23 @@ TABLES: Final[dict[str, VirtualTable]] = {
             "context:t vartype:t source:t boot_val:T reset_val:T pending_restart:b",
         ),
         _table(
+            12008,
+            "pg_locks",
+            _none,  # of the present, not of the catalog: see coordinator.activity
+            "locktype:t database:O relation:O page:I tuple:S virtualxid:T transactionid:T "
+            "classid:O objid:O objsubid:S virtualtransaction:T pid:I mode:t granted:b fastpath:b "
+            "waitstart:Z",
+        ),
+        _table(
+            12009,
+            "pg_stat_activity",
+            _none,
+            "datid:o datname:t pid:i leader_pid:I usesysid:o usename:t application_name:t "
+            "client_addr:T client_hostname:T client_port:I backend_start:Z xact_start:Z "
+            "query_start:Z state_change:Z wait_event_type:T wait_event:T state:t backend_xid:T "
+            "backend_xmin:T query_id:O query:t backend_type:t",
+        ),
+        _table(
             13001,
             "information_schema.tables",
             _information_tables,
@@ -443,8 +463,12 @@ _DEFAULTS: Final[dict[str, Any]] = {
 
 def arrow_table(name: str, catalog: Catalog) -> pa.Table:
     """The rows of a virtual table as Arrow, its columns called `c0`, `c1` … for the engine."""
+    return arrow_rows(name, list(TABLES[name].rows(catalog.shown())))
+
+
+def arrow_rows(name: str, rows: Sequence[rows_of.Row]) -> pa.Table:
+    """The same for given rows."""
     virtual = TABLES[name]
-    rows = list(virtual.rows(catalog.shown()))
     arrays = []
     for (label, _), letter in zip(virtual.columns, virtual.letters, strict=True):
         _, kind, default = _LETTERS[letter]

@@ -14,7 +14,8 @@ from shardb.node.bulk import Bulk
 from shardb.txn.state import State
 
 if TYPE_CHECKING:
-    from shardb.node.statements import Statement, Waits
+    from shardb.node.locking import Waits
+    from shardb.node.statements import Statement
 
 
 def is_bulk_change(state: State, table_id: int, rows: int, rows_min: int) -> bool:

@@ -26,26 +26,24 @@ from shardb.meta.descriptors import Table
 from shardb.node.bulk import Bulk
 from shardb.node.bulkwrites import bulk_of, is_bulk_change, wait_for_others, wait_for_room
 from shardb.node.keys import key_positions
+from shardb.node.locking import Locking, Waits
 from shardb.node.ranges import LocalRange
 from shardb.program import ProgramSpec
 from shardb.rpc import messages as m
 from shardb.rpc.transport import error_failure
-from shardb.txn.lockmodes import BY_NAME, KEY_SHARE, UPDATE, update_mode
-from shardb.txn.locks import Key, LockTable, Waiter
+from shardb.txn.lockmodes import BY_NAME, UPDATE, update_mode
+from shardb.txn.locks import LockTable, Waiter
 from shardb.txn.participant import Participant
 from shardb.txn.state import ACTIVE, DONE, State
 
 log = logging.getLogger("shardb.node")
 
 TS_MAX: Final = 2**64 - 1
-NOWAIT: Final = 1
-SKIP_LOCKED: Final = 2
 ROW_CHANGED: Final = "row changed"
 UPDATED: Final = "could not serialize access due to concurrent update"
 DELETED: Final = "could not serialize access due to concurrent delete"
 CANCELED: Final = "canceling statement due to user request"
 
-Waits = Generator[None, None, None]
 Reply = Callable[[m.Message], None]
 
 
@@ -60,7 +58,7 @@ class Registered:
         self.table = table
 
 
-class Statement:
+class Statement(Locking):
     """What both kinds of statements share: entering the transaction, waiting, ending."""
 
     def __init__(
@@ -217,75 +215,6 @@ class Statement:
                 raise StorageError(failure.sqlstate, failure.message)
             engine.maintenance.when_room(self.resume)
             yield
-
-    def lock(
-        self,
-        state: State,
-        table: Table,
-        key: bytes,
-        mode: int,
-        nowait: int,
-        skipped: set[bytes] | None = None,
-    ) -> Waits:
-        """Locks one row, waiting if need be; with SKIP LOCKED adds it to `skipped` instead."""
-        lock_key = (table.id, key)
-        while True:
-            blocker = self._bulk_holder(state, table.id, key)
-            if blocker is None and self.locks.try_acquire(state, lock_key, mode):
-                break
-            ending = self._ending(state, lock_key, mode, blocker) if nowait else None
-            if ending is not None:
-                yield from self.await_end(state, ending)
-            elif nowait == NOWAIT:
-                raise SqlError("55P03", f'could not obtain lock on row in relation "{table.name}"')
-            elif nowait == SKIP_LOCKED and skipped is not None:
-                skipped.add(key)
-                return
-            elif blocker is not None:
-                yield from self.await_end(state, blocker)
-            else:
-                self.waiter = self.locks.wait(state, lock_key, mode, self.resume, self._stop)
-                yield
-        if mode == KEY_SHARE and self.participant.prepared:
-            # Beside an update that may be acknowledged already: the row is what it makes of it.
-            for writer in self.participant.all_blocking(table.id, [key], None, 0, state):
-                while writer.phase != DONE:
-                    yield from self.await_end(state, writer)
-
-    def _ending(self, state: State, key: Key, mode: int, blocker: State | None) -> State | None:
-        """One of those in the way, if all are past their decision (PROTOCOL 14)."""
-        others = [blocker] if blocker is not None else self.locks.obstacles(state, key, mode)
-        if any(other.phase == ACTIVE for other in others):
-            return None
-        return others[0] if others else None
-
-    def undisputed(self, state: State, table_id: int, key: bytes) -> bytes | None:
-        """A row that others have locked but not changed: an INSERT of its key need not wait."""
-        holders = self.locks.holders((table_id, key))
-        if not holders or self._bulk_holder(state, table_id, key) is not None:
-            return None
-        for holder in holders:
-            if holder is state or holder.abandon is not None or holder.writes_key(table_id, key):
-                return None
-        self.participant.read_at(0, self.floor())
-        return self.current(state, table_id, key)
-
-    def await_end(self, state: State, other: State) -> Waits:
-        """Waits until another transaction has ended here; a circle of such waits is a deadlock."""
-        waiter = self.locks.await_end(state, other, self._stop)
-        other.waiters.append(self.resume)
-        try:
-            yield
-        finally:
-            self.locks.cancel(waiter)
-
-    def _bulk_holder(self, state: State, table_id: int, key: bytes) -> State | None:
-        for other in self.participant.bulk_writers:
-            if other is not state and other.phase != DONE:
-                bulk = other.bulk.get(table_id)
-                if bulk is not None and bulk.locks(key):
-                    return other
-        return None
 
     def current(self, state: State, table_id: int, key: bytes) -> bytes | None:
         """The row under a lock: the transaction's own write, else the newest version."""

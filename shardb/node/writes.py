@@ -11,13 +11,13 @@ from shardb.errors import SqlError
 from shardb.meta.descriptors import Table
 from shardb.node.bulk import Bulk
 from shardb.node.bulkwrites import bulk_of, is_bulk_change, wait_for_others, wait_for_room
+from shardb.node.locking import Waits
 from shardb.node.ranges import LocalRange
 from shardb.node.statements import (
     ROW_CHANGED,
     UPDATED,
     Reply,
     Statement,
-    Waits,
     duplicate_key,
 )
 from shardb.rpc import messages as m

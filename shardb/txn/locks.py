@@ -134,8 +134,8 @@ class LockTable:
 
     def refuse_victims(self) -> None:
         """Ends the waits that newly closed circles made victims of. Not from within a statement."""
-        victims, self._victims = self._victims, []
-        for waiter, error in victims:
+        while self._victims:
+            waiter, error = self._victims.pop(0)
             if waiter.number in self.waits:
                 waiter.refused(error)
 

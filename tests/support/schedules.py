@@ -64,7 +64,9 @@ class Session:
             return error.sqlstate, error.diag.message_primary
 
 
-def carry_out(server: Server, steps: Sequence[Step]) -> list[tuple[Any, ...]]:
+def carry_out(
+    server: Server, steps: Sequence[Step], settle_s: float = SETTLE_S
+) -> list[tuple[Any, ...]]:
     """What each step gave: (session, sql, result), or "waits" and the result where it came."""
     sessions: dict[str, Session] = {}
     waiting: list[tuple[Step, queue.Queue[object]]] = []
@@ -79,7 +81,7 @@ def carry_out(server: Server, steps: Sequence[Step]) -> list[tuple[Any, ...]]:
             # The step itself first: what it let go on ends after it.
             for number, (of, result) in enumerate([waiting[-1], *waiting[:-1]]):
                 try:
-                    trace.append((of.session, of.sql, result.get(timeout=SETTLE_S)))
+                    trace.append((of.session, of.sql, result.get(timeout=settle_s)))
                 except queue.Empty:
                     if number == 0:
                         trace.append((of.session, of.sql, "waits"))

@@ -12,6 +12,7 @@ from shardb.errors import SqlError
 from shardb.program import ProgramSpec
 from tests.support.shards import (
     ADD,
+    ADD_TO_ALL,
     BY_ID,
     DELETE,
     FIRST,
@@ -40,7 +41,8 @@ async def waits(c: Cluster, spec: ProgramSpec, *values: int) -> bool:
     """True if a statement on its own waits for a lock; it is rolled back."""
     txn = c.driver.begin()
     task = asyncio.create_task(c.run(spec, *values, txn=txn))
-    await asyncio.wait((task,), timeout=0.05)
+    while not task.done() and not any(s.node.locks.waits for s in c.servers.values()):
+        await asyncio.sleep(0.001)
     waiting = not task.done()
     await c.driver.rollback(txn)
     await asyncio.gather(task, return_exceptions=True)
@@ -206,5 +208,67 @@ def test_many_who_lock_in_any_order_all_come_through(tmp_path: Path) -> None:
         assert total == 8 * 6 * 3
         for server in c.servers.values():
             assert len(server.node.locks) == 0 and not server.node.locks.waits
+
+    with_cluster(tmp_path, test)
+
+
+def test_a_wait_behind_a_prepared_transaction_can_be_ended(tmp_path: Path) -> None:
+    async def test(c: Cluster) -> None:
+        from coordinator.commit import TwoPhaseRun
+
+        await c.run(INSERT, 1, 0)
+        await c.run(INSERT, 150, 0)
+        txn = c.driver.begin()
+        await c.run(ADD, 1, 1, txn=txn)
+        await c.run(ADD, 150, 1, txn=txn)
+        run = TwoPhaseRun(c.driver, txn, list(txn.parts.values()))
+        run._tell = lambda *_: None  # type: ignore[method-assign]
+        await run.run()
+        for spec, values in ((ADD, (1, 5)), (KEY_SHARE, (1,)), (ADD_TO_ALL, (1,))):
+            plan, program = c.plan(spec)
+            done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            params = program.param_layout.encode(values)
+            other = c.driver.begin()
+            call = c.driver.execute_row(other, plan, program, params, b"", done.set_result)
+            await asyncio.sleep(0.05)
+            assert not done.done()
+            call.cancel(SqlError("55P03", "canceling statement due to lock timeout"))
+            error = await asyncio.wait_for(done, 0.3)
+            assert (error.sqlstate, error.message) == (
+                "55P03",
+                "canceling statement due to lock timeout",
+            )
+        writer = c.driver.begin()
+        writer.lock_timeout_s = 0.05
+        with pytest.raises(SqlError) as caught:
+            await c.driver.lock_keys(writer, TABLE.id, c.rows([(1, 0)])[0], (), 4, 0)
+        assert caught.value.sqlstate == "55P03"
+        # NOWAIT does not hold a transaction that is past its decision for one in the way.
+        keys = c.rows([(1, 0)])[0]
+        writer.lock_timeout_s = 0
+        locked = c.driver.lock_keys(writer, TABLE.id, keys, (), 4, 1)
+        assert await asyncio.wait_for(locked, 20) == set()
+        assert await c.balance(1) == 1
+
+    with_cluster(tmp_path, test)
+
+
+def test_a_statement_that_fails_on_one_shard_waits_on_no_other(tmp_path: Path) -> None:
+    async def test(c: Cluster) -> None:
+        await c.run(INSERT, 1, 0)
+        await c.run(INSERT, 150, 0)
+        one, two, victim = c.driver.begin(), c.driver.begin(), c.driver.begin()
+        await c.run(ADD, 1, 1, txn=one)
+        await c.run(ADD, 150, 1, txn=two)
+        waiting = asyncio.create_task(c.run(ADD_TO_ALL, 1, txn=victim))
+        await asyncio.sleep(0.05)
+        server = c.servers[1].node.locks
+        (waiter,) = server.waits.values()
+        waiter.refused(SqlError("40P01", "deadlock detected"))
+        with pytest.raises(SqlError) as caught:
+            await asyncio.wait_for(waiting, 2)
+        assert caught.value.sqlstate == "40P01"
+        for txn in (one, two, victim):
+            await c.driver.rollback(txn)
 
     with_cluster(tmp_path, test)
