@@ -9,7 +9,8 @@ import errno
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from shardb.errors import StorageError
+from shardb._core.coreerror import CoreError
+from shardb.errors import SqlError, StorageError
 
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -27,10 +28,14 @@ def run_now(job: Callable[[], None], done: Callable[[None, BaseException | None]
         done(None, None)
 
 
-def storage_error(what: str, error: OSError) -> StorageError:
-    """The error of the system as a client meets it: 53100 if the disk is full, else 58030."""
-    sqlstate = "53100" if error.errno in NO_ROOM else "58030"
-    return StorageError(sqlstate, f"could not {what}: {error.strerror}")
+def storage_error(what: str, error: BaseException) -> StorageError:
+    """What went wrong as a client meets it: 53100 for a full disk, 58030 for what is not known."""
+    if isinstance(error, OSError):
+        sqlstate = "53100" if error.errno in NO_ROOM else "58030"
+        return StorageError(sqlstate, f"could not {what}: {error.strerror}")
+    if isinstance(error, SqlError | CoreError):
+        return StorageError(error.sqlstate, f"could not {what}: {error.message}")
+    return StorageError("58030", f"could not {what}: {error!r}")
 
 
 def tell(waiting: Iterable[OnDurable], error: StorageError | None) -> None:

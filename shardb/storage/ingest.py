@@ -16,14 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from shardb._core.coreerror import CoreError
 from shardb._core.frames import split_items
 from shardb._core.memload import put_framed
 from shardb._core.memtable import TS_MAX, MemTable
 from shardb._core.rowcursor import RowCursor
 from shardb._core.runs import Runs
 from shardb._core.segment import Segment
-from shardb.errors import SqlError, StorageError
+from shardb.errors import StorageError
 from shardb.storage import jobs
 from shardb.storage.engine import Engine
 from shardb.storage.failures import storage_error
@@ -421,18 +420,10 @@ class Ingest:
                 part.memtable = None
         elif not part.discarded:
             assert error is not None
-            self._failure = _as_storage_error(error)
+            self._failure = storage_error("write a segment", error)
         self._changed()
         if not self._closed:
             self._count()
         waiting, self._waiting = self._waiting, []
         for call in waiting:
             call(self._failure)
-
-
-def _as_storage_error(error: BaseException) -> StorageError:
-    if isinstance(error, OSError):
-        return storage_error("write a segment", error)
-    if isinstance(error, SqlError | CoreError):
-        return StorageError(error.sqlstate, error.message)
-    return StorageError("58030", f"could not write a segment: {error!r}")

@@ -22,7 +22,7 @@ from shardb._core.memtable import MemTable
 from shardb._core.runmerge import RunMerge
 from shardb._core.runs import Runs
 from shardb._core.segment import Segment
-from shardb.errors import SqlError, StorageError
+from shardb.errors import StorageError
 from shardb.storage import jobs, policy
 from shardb.storage.edits import Edit
 from shardb.storage.failures import storage_error
@@ -206,6 +206,7 @@ class Maintenance:
             self._work.discard(work)
             if made is None:
                 self._flushing = None
+                assert error is not None
                 self._failed("flush a memtable", error)
                 return
             self._flushed(tablet, item, made, gc_ts)
@@ -328,6 +329,7 @@ class Maintenance:
                 if isinstance(error, CoreError) and error.sqlstate == "XX001":
                     self._block(tablet, inputs, error)
                 else:
+                    assert error is not None
                     self._failed("merge segments", error)
                 return
             self._merged(tablet, inputs, made, gc_ts)
@@ -370,15 +372,10 @@ class Maintenance:
         self._blocked[tablet] = max(meta.order for meta in inputs)
         log.error("range %d is not merged as before: %s", tablet.range_id, error.message)
 
-    def _failed(self, what: str, error: BaseException | None) -> None:
+    def _failed(self, what: str, error: BaseException) -> None:
         if self.stopped:
             return
-        if isinstance(error, OSError):
-            self.failure = storage_error(what, error)
-        elif isinstance(error, SqlError | CoreError):
-            self.failure = StorageError(error.sqlstate, f"could not {what}: {error.message}")
-        else:
-            self.failure = StorageError("58030", f"could not {what}: {error!r}")
+        self.failure = storage_error(what, error)
         log.error("%s; it will be tried again", self.failure.message)
         self._retry_in_ms = limits.MAINTENANCE_RETRY_MS
         self._press()

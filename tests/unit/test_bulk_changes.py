@@ -10,7 +10,7 @@ import pytest
 
 from shardb import limits
 from shardb.rpc import messages as m
-from tests.support.crash_disk import Disk
+from shardb.sim.disk import Disk
 from tests.support.small_node import (
     CODEC,
     LAST_TS,
