@@ -128,5 +128,7 @@ class Client:
 
     def _record(self, operation: Operation) -> Operation:
         operation.ended_ns = self.world.now_ns
+        if operation.error.startswith("PgError XX"):
+            self.world.problems.append(str(operation))
         self.history.append(operation)
         return operation

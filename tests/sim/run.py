@@ -62,6 +62,17 @@ class Report:
     setup: str = ""
 
 
+class ErrorsLogged(logging.Handler):
+    """What a process tells its operator of as an error is a bug here, but for a disk's troubles."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self.problems = problems
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.problems.append(f"{record.name}: {record.getMessage()}")
+
+
 class Run:
     """One cluster's life."""
 
@@ -103,9 +114,12 @@ class Run:
         if self.config.verbose:
             world.on_event = lambda event: print(f"{world.now_ns / SECOND:.6f} {event}")
         cluster.start()
+        errors = ErrorsLogged(world.problems)
+        logging.getLogger().addHandler(errors)
         try:
             self._carry_out(report)
         finally:
+            logging.getLogger().removeHandler(errors)
             report.failures += [f"bug: {problem}" for problem in world.problems]
             report.digest, report.turns = world.digest, world.turns
             report.virtual_s = world.now_ns / SECOND
