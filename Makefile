@@ -5,6 +5,7 @@
 #   make crash   nodes that crash at many points, and disks that are full   (CRASH_SEEDS=100)
 #   make sim     clusters in a simulated world, by seed     (SEED=7, SEEDS=1..2000, HOURS=2)
 #   make sim-mutations   how soon the simulator notices that a rule is broken
+#   make scenarios   writes the transcripts of the commit protocol anew; review what changed
 #   make lint    ruff, mypy, import-linter
 #   make asan    tests of shardb/_core: bad accesses, undefined behaviour (ARGS="-k copy ...")
 #   make tsan    tests of shardb/_core: data races
@@ -14,7 +15,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := setup.py $(wildcard shardb/_core/*.pyx shardb/_core/*.pxd shardb/_core/*.h)
 
-.PHONY: start test crash soak sim sim-mutations lint asan tsan bench build format clean
+.PHONY: start test crash soak sim sim-mutations scenarios lint asan tsan bench build format clean
 
 start: build
 	@exec $(BIN)/shardb start $(ARGS)
@@ -38,6 +39,9 @@ sim: build
 sim-mutations: build
 	$(BIN)/python -m tests.sim --mutations $(ARGS)
 
+scenarios: build
+	REWRITE_SCENARIOS=1 $(BIN)/python -m pytest tests/scenarios $(ARGS)
+
 lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check -q .
@@ -59,6 +63,7 @@ format: .venv/installed
 bench: build
 	@tools/require test
 	$(BIN)/python -m bench.oltp $(ARGS)
+	$(BIN)/python -m bench.txn
 	$(BIN)/python -m bench.copy $(ARGS)
 	$(BIN)/python -m bench.tpch $(ARGS)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
 from shardb.errors import SqlError
 from shardb.meta.descriptors import Group, Node, Range, Table
+from shardb.txn import advisory
 
 SEARCH_PATH = ("public",)
 
@@ -75,7 +76,11 @@ class Catalog:
             groups={group.id: group for group in groups},
             range_maps=maps,
             nodes={node.id: node for node in nodes},
-            names={(table.schema, table.name): table for table in by_id.values()},
+            names={
+                (table.schema, table.name): table
+                for table in by_id.values()
+                if table.schema != advisory.SCHEMA
+            },
         )
 
     @classmethod
@@ -101,6 +106,11 @@ class Catalog:
             elif kind == "nodes":
                 nodes.append(msgspec.json.decode(value, type=Node))
         return cls.build(version, tables, groups, ranges, nodes)
+
+    def shown(self) -> Catalog:
+        """The same without the tables that are not for clients to see."""
+        tables = {k: table for k, table in self.tables.items() if table.schema != advisory.SCHEMA}
+        return replace(self, tables=tables)
 
     def table(self, table_id: int) -> Table:
         """The table with this id; 42P01 if it has been dropped since."""

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 from coordinator.catalog import Catalog
 from coordinator.ddl.edits import Edit
 from coordinator.ddl_exec import DdlExecutor, drafted
+from coordinator.deadlocks import DeadlockWatch
 from coordinator.executor import Executor
 from coordinator.oracle import OracleService
 from coordinator.plan.cache import PlanCache
@@ -173,6 +174,9 @@ class Cluster:
         )
         plans = PlanCache(Compiler(self.keeper.catalog), Program)
         self.driver = driver
+        # The only coordinator of this version is the lead.
+        self._deadlocks = DeadlockWatch(driver.loop, lambda: driver.catalog().nodes, driver.client)
+        self._deadlocks.start()
         self.executor = Executor(
             driver,
             plans,
@@ -204,6 +208,7 @@ class Cluster:
             except SqlError as error:
                 log.info("not unregistered: %s", error)
         if hasattr(self, "driver"):
+            self._deadlocks.stop()
             await self.driver.close()
         await self.store.close()
 

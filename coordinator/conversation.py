@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from coordinator.advisory import SessionLocks
 from coordinator.copy_in import CopyInbox
 from coordinator.executor import Executor, extra_values
 from coordinator.gate import lock_timed_out
@@ -94,6 +95,7 @@ class Conversation:
         self.read_only = False  # of the block, and its isolation level
         self.level = READ_COMMITTED
         self.txn_start_us = 0
+        self.advisory = SessionLocks(self.driver, process_id, self._locks_lost)
         self.savepoints: list[tuple[str, int]] = []  # name, the driver's mark
         self.prepared: dict[bytes, Prepared] = {}
         self.portals: dict[bytes, Portal] = {}
@@ -302,7 +304,7 @@ class Conversation:
     def begin(self) -> Txn:
         """Begins the block's transaction, or an implicit one at the session's level."""
         level = self.level if self.status == BLOCK else self.settings.default_level
-        self.txn = self.driver.begin(level)
+        self.txn = self.driver.begin(level, self.process_id)
         return self.txn
 
     def wants_block(self, entry: Entry) -> bool:
@@ -504,6 +506,13 @@ class Conversation:
         if self.phase is not Phase.CLOSED:
             self._fatal(error)
 
+    def _locks_lost(self) -> None:
+        text = "terminating connection because its advisory locks were lost by a shard"
+        hint = (
+            "In a moment you should be able to reconnect to the database and repeat your command."
+        )
+        self.terminate(SqlError("57P02", text, hint=hint))
+
     def connection_lost(self) -> None:
         """The socket is gone: whatever was under way is cancelled and rolled back."""
         if self.phase is not Phase.CLOSED:
@@ -518,6 +527,7 @@ class Conversation:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         self.abandon()
+        self.advisory.release_all()
         self.executor.leave(self)
 
 

@@ -75,7 +75,11 @@ async def copy_from(executor: Executor, session: Conversation, spec: CopyFrom) -
     """Runs one COPY FROM STDIN in the session's task; the number of rows."""
     table = executor.catalog.table(spec.table_id)
     own = session.txn is None and session.status != b"T"
-    txn = executor.driver.begin() if own else session.txn or session.begin()
+    txn = (
+        executor.driver.begin(process_id=session.process_id)
+        if own
+        else session.txn or session.begin()
+    )
     executor.driver.gate.enter(txn, table.id)
     txn.lock_timeout_s = session.settings.lock_timeout_s
     try:

@@ -94,6 +94,18 @@ class DdlExecutor:
             for table_id in shut:
                 self._driver.gate.open(table_id)
 
+    async def make_internal(
+        self, session: Conversation, table_id: int, make: Callable[[Catalog, int], Edit]
+    ) -> None:
+        """Makes a table of our own if it is not there: `make` gives its edit."""
+        shut = await self._shut(session, "", ())
+        try:
+            if table_id not in self._keeper.catalog.tables:
+                await self._apply(session, make)
+        finally:
+            for each in shut:
+                self._driver.gate.open(each)
+
     async def _shut(
         self, session: Conversation, tag: str, names: Sequence[TableName]
     ) -> tuple[int, ...]:
@@ -146,6 +158,11 @@ class DdlExecutor:
         else:
             assert isinstance(spec, Truncate), spec
             make = lambda catalog, number: edits.truncate(spec, catalog, number)  # noqa: E731
+        await self._apply(session, make)
+        return plan.tag
+
+    async def _apply(self, session: Conversation, make: Callable[[Catalog, int], Edit]) -> None:
+        """Installs, publishes and drops what an edit says, made anew if others were faster."""
         for _ in range(ATTEMPTS_MAX):
             number, revision = await self._next_id()
             edit = make(self._keeper.catalog, number)
@@ -154,7 +171,7 @@ class DdlExecutor:
                 await self._install(edit)
                 if await self._publish(edit, revision):
                     _notices(session, edit)
-                    return plan.tag
+                    return
             finally:
                 self._keeper.undraft()
             await self._drop(edit.install)

@@ -23,11 +23,19 @@ from coordinator.isolation import CONCURRENT_UPDATE, SNAPSHOT_LEVELS
 from coordinator.pgwire import messages
 from coordinator.plan.bounds import bounds
 from coordinator.plan.cache import Entry, PlanCache
-from coordinator.plan.plans import QueryPlan, RowPlan, UtilityPlan, WritePlan
+from coordinator.plan.plans import (
+    AdvisoryPlan,
+    LockPlan,
+    QueryPlan,
+    RowPlan,
+    UtilityPlan,
+    WritePlan,
+)
 from coordinator.ports import Driver, Txn
+from coordinator.row_locking import lock_rows
 from coordinator.rowset import BatchRows, Cursor, ReadyRows, values_of
 from coordinator.sql.literals import fill_parameters
-from coordinator.writes import BulkInsert
+from coordinator.writes import ROW_CHANGED, BulkInsert, write_changes
 from shardb import limits, types
 from shardb._core.datarow import DataRowWriter
 from shardb._core.keycodec import KeyCodec
@@ -38,6 +46,7 @@ from shardb.program import TypeRef
 
 if TYPE_CHECKING:
     from coordinator.conversation import Conversation
+    from coordinator.ddl.edits import Edit
 
 log = logging.getLogger("coordinator.executor")
 
@@ -62,6 +71,10 @@ class Ddl(Protocol):
     """Schema changes (`coordinator.ddl_exec`)."""
 
     async def run(self, session: Conversation, plan: UtilityPlan) -> str: ...
+
+    async def make_internal(
+        self, session: Conversation, table_id: int, make: Callable[[Catalog, int], Edit]
+    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +184,14 @@ class Executor:
                 return await self._run_row(session, entry, params, formats, txn)
             plan = plan.fallback
         values = entry.layout.decode(params) if entry.layout.types else ()
+        if isinstance(plan, LockPlan) or (isinstance(plan, QueryPlan) and plan.locked):
+            table = await self._run_locking(session, plan, values, txn)
+            return Outcome(BatchRows(table, [c.type for c in plan.columns], formats))
+        if isinstance(plan, AdvisoryPlan):
+            from coordinator import advisory
+
+            row = await advisory.run(self, session, plan, values, txn)
+            return Outcome(BatchRows(row, [c.type for c in plan.columns], formats))
         if isinstance(plan, QueryPlan):
             table = await self.query(session, plan, values, txn)
             return Outcome(BatchRows(table, [c.type for c in plan.columns], formats))
@@ -203,7 +224,9 @@ class Executor:
             if not waiter.done():
                 waiter.set_result(None)
 
-        call = self.driver.execute_row(txn, plan, program, params, formats, done)
+        call = self.driver.execute_row(
+            txn, plan, program, params, formats, done, session.process_id
+        )
         session.call_begun(call)
         try:
             await waiter
@@ -220,11 +243,44 @@ class Executor:
             raise results[0]
         return results[0]
 
-    async def query(
-        self, session: Conversation, plan: QueryPlan, values: Sequence[Any], txn: Txn | None
+    async def _run_locking(
+        self,
+        session: Conversation,
+        plan: LockPlan | QueryPlan,
+        values: Sequence[Any],
+        txn: Txn | None,
     ) -> pa.Table | pa.RecordBatchReader:
-        """Gathers a query's tables at one snapshot and runs its final stage in a thread."""
-        tables: dict[str, Any] = {}
+        """A query that locks rows, in a transaction of its own if there is none."""
+        inside = txn or self.driver.begin(process_id=session.process_id)
+        try:
+            if isinstance(plan, LockPlan):
+                rows: Any = await lock_rows(self, session, plan, values, inside)
+            else:
+                rows = await self.query(session, plan, values, inside)
+            if txn is None:
+                await self.driver.commit(inside)
+        except BaseException:
+            if txn is None:
+                self.roll_back_later(inside)
+            raise
+        return rows
+
+    async def query(
+        self,
+        session: Conversation,
+        plan: QueryPlan,
+        values: Sequence[Any],
+        txn: Txn | None,
+        given: Mapping[str, pa.Table] | None = None,
+    ) -> pa.Table | pa.RecordBatchReader:
+        """Gathers a query's tables at one snapshot and runs its final stage in a thread.
+
+        Subqueries that lock rows come first, so that the snapshot sees what they have locked.
+        """
+        tables: dict[str, Any] = dict(given or {})
+        for name, locked in plan.locked:
+            rows = await lock_rows(self, session, locked, values, txn)
+            tables[name] = rows.rename_columns([f"c{at}" for at in range(rows.num_columns)])
         catalog = self.catalog
         for name in plan.catalog_tables:
             tables[name] = self._catalog_table(name, catalog)
@@ -299,7 +355,7 @@ class Executor:
         formats: bytes,
         txn: Txn | None,
     ) -> Outcome:
-        inside = txn if txn is not None else self.driver.begin()
+        inside = txn or self.driver.begin(process_id=session.process_id)
         mark = self.driver.mark(inside)
         for attempt in itertools.count(1):
             self.driver.gate.enter(inside, plan.table_id)
@@ -310,7 +366,7 @@ class Executor:
                     await self.driver.commit(inside)
                 break
             except BaseException as error:
-                changed = isinstance(error, SqlError) and error.message == "row changed"
+                changed = isinstance(error, SqlError) and error.message == ROW_CHANGED
                 if changed and inside.level in SNAPSHOT_LEVELS:
                     raise SqlError("40001", CONCURRENT_UPDATE) from error
                 again = changed and attempt < STATEMENT_RETRIES_MAX
@@ -342,9 +398,7 @@ class Executor:
             if found.num_rows:
                 keys, offsets = pack(found.column("_key").to_pylist())
                 expected = found.column("_ts").to_pylist()
-                await self.driver.write_encoded(
-                    txn, table.id, "delete", keys, offsets, None, None, expected
-                )
+                await self._change(txn, table, "delete", keys, offsets, None, None, expected)
             return found
         rows_in = found.select(range(found.num_columns - len(names), found.num_columns))
         rows_in = rows_in.rename_columns(names)
@@ -408,16 +462,7 @@ class Executor:
         expected = found.column("_ts").to_pylist()
         new_keys = unpack(keys, key_offsets)
         if old_keys == new_keys:
-            await self.driver.write_encoded(
-                txn,
-                table.id,
-                "update",
-                keys,
-                key_offsets,
-                rows,
-                row_offsets,
-                expected,
-            )
+            await self._change(txn, table, "update", keys, key_offsets, rows, row_offsets, expected)
             return
         new_rows = unpack(rows, row_offsets)
         moved = [at for at, old in enumerate(old_keys) if old != new_keys[at]]
@@ -430,16 +475,46 @@ class Executor:
             if which:
                 keys_out, keys_at = pack([names[at] for at in which])
                 rows_out, rows_at = pack([new_rows[at] for at in which])
-                await self.driver.write_encoded(
+                if mode == "insert":
+                    await self.driver.write_encoded(
+                        txn, table.id, mode, keys_out, keys_at, rows_out, rows_at
+                    )
+                    continue
+                await self._change(
                     txn,
-                    table.id,
+                    table,
                     mode,
                     keys_out,
                     keys_at,
                     None if mode == "delete" else rows_out,
                     None if mode == "delete" else rows_at,
-                    () if mode == "insert" else [expected[at] for at in which],
+                    [expected[at] for at in which],
                 )
+
+    async def _change(
+        self,
+        txn: Txn,
+        table: Table,
+        mode: str,
+        keys: bytes,
+        key_offsets: Any,
+        rows: bytes | None,
+        row_offsets: Any,
+        expected_ts: Sequence[int],
+    ) -> None:
+        ranges = len(self.catalog.range_maps[table.group_id].ranges)
+        await write_changes(
+            self.driver,
+            txn,
+            table.id,
+            ranges,
+            mode,
+            keys,
+            key_offsets,
+            rows,
+            row_offsets,
+            expected_ts,
+        )
 
     def _with_rowids(self, table: Table, rows: pa.Table) -> pa.Table:
         at = table.primary_key[0]

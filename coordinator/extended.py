@@ -140,7 +140,13 @@ class ExtendedQuery(Conversation):
             ) and not (self._shut and self.barred(entry)):
                 self.busy = True
                 call = self._execute_row(
-                    txn, entry.row_plan, entry.program, portal.params, portal.formats, self._on_row
+                    txn,
+                    entry.row_plan,
+                    entry.program,
+                    portal.params,
+                    portal.formats,
+                    self._on_row,
+                    self.process_id,
                 )
                 self.call_begun(call)
                 return

@@ -39,7 +39,10 @@ class Driver(Protocol):
     @property
     def gate(self) -> Any: ...  # coordinator.gate.TableGate
 
-    def begin(self, level: str = ...) -> Txn: ...
+    @property
+    def session_locks(self) -> set[Any]: ...  # coordinator.advisory.SessionLocks
+
+    def begin(self, level: str = ..., process_id: int = ...) -> Txn: ...
 
     def execute_row(
         self,
@@ -49,6 +52,7 @@ class Driver(Protocol):
         params: bytes,
         formats: bytes,
         on_done: RowDone,
+        process_id: int = ...,
     ) -> Any: ...
 
     def needs_fallback(self, plan: RowPlan, program: Any, params: bytes) -> bool: ...
@@ -70,6 +74,20 @@ class Driver(Protocol):
         row_offsets: Any,
         expected_ts: Sequence[int] = (),
     ) -> Any: ...
+
+    async def lock_keys(
+        self,
+        txn: Txn,
+        table_id: int,
+        keys: Sequence[bytes],
+        expected_ts: Sequence[int],
+        mode: int,
+        nowait: int,
+    ) -> set[bytes]: ...
+
+    async def unlock_key(self, txn: Txn, table_id: int, key: bytes, mode: int) -> None: ...
+
+    def abandon(self, txn: Txn) -> None: ...
 
     async def write_dealt(
         self, txn: Txn, table_id: int, item: Range, count: int, keys: Buffer, rows: Buffer

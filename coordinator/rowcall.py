@@ -61,6 +61,7 @@ class Txn:
         "level",
         "lock_timeout_s",
         "parts",
+        "process_id",
         "snapshot_ts",
         "spans",
         "statement",
@@ -68,8 +69,9 @@ class Txn:
         "txn_id",
     )
 
-    def __init__(self, txn_id: bytes, level: str = READ_COMMITTED) -> None:
+    def __init__(self, txn_id: bytes, level: str = READ_COMMITTED, process_id: int = 0) -> None:
         self.txn_id = txn_id
+        self.process_id = process_id
         self.level = level
         self.snapshot_ts = 0
         self.spans = Spans() if level == SERIALIZABLE else None
@@ -108,6 +110,7 @@ class RowCall:
 
     __slots__ = (
         "attempts",
+        "begin_ts",
         "cancelled",
         "commit",
         "deadline",
@@ -118,6 +121,7 @@ class RowCall:
         "on_done",
         "params",
         "plan",
+        "process_id",
         "program",
         "ranges",
         "read_ts",
@@ -138,8 +142,11 @@ class RowCall:
         params: bytes,
         formats: bytes,
         on_done: Callable[[Any], None],
+        process_id: int = 0,
     ) -> None:
         self.driver = driver
+        self.process_id = process_id
+        self.begin_ts = 0  # of the first attempt: so that it is the older one at last
         self.txn = txn
         self.plan = plan
         self.program = program
@@ -184,7 +191,8 @@ class RowCall:
                 if self.writes:
                     if self.implicit:
                         self.commit = True
-                        self.txn_id = driver.new_id()
+                        self.begin_ts = self.begin_ts or driver.oracle.issued
+                        self.txn_id = driver.new_id(self.process_id, self.begin_ts)
                     else:
                         assert self.txn is not None
                         self.txn.statement += 1
@@ -215,7 +223,7 @@ class RowCall:
             raise SqlError("XX000", "a row program over several ranges cannot be concatenated")
         if self.writes:
             if self.txn is None:
-                self.txn = self.driver.begin()
+                self.txn = self.driver.begin(process_id=self.process_id)
             self.txn.statement += 1
         else:
             self.read_ts = self.read_ts or self.driver.oracle.issue()
@@ -269,7 +277,7 @@ class RowCall:
             issued,
             ref,
             self.commit,
-            0,
+            plan.nowait,
             self.params,
             self.formats,
         )
@@ -359,6 +367,9 @@ class RowCall:
                 on_done, self.on_done = self.on_done, ignore_result
                 on_done(error)
             return
+        self._stop_waits()
+
+    def _stop_waits(self) -> None:
         txn = self.txn
         txn_id, statement = (self.txn_id, 1) if txn is None else (txn.txn_id, txn.statement)
         for item in self.ranges:
@@ -447,6 +458,8 @@ class RowCall:
                 self.txn.doomed = True
             if self.error is None:
                 self.error = failure_error(reply)
+                if self.writes and self.waiting > 1:
+                    self._stop_waits()  # the others', for nothing
         self.waiting -= 1
         if not self.waiting:
             self._all_answered()

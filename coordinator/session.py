@@ -69,7 +69,9 @@ class Session(ExtendedQuery):
         assert plan is not None
         self._entry = entry
         self.busy = True
-        call = self._execute_row(self.txn, plan, entry.program, params, b"", self._on_simple_row)
+        call = self._execute_row(
+            self.txn, plan, entry.program, params, b"", self._on_simple_row, self.process_id
+        )
         self.call_begun(call)
 
     def _simple_row_done(self, result: Any) -> None:

@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 
 from coordinator import scans
+from coordinator.advisory import SessionLocks
 from coordinator.catalog import Catalog
 from coordinator.commit import TwoPhaseRun, commit_one, ignore
-from coordinator.gate import TableGate, lock_timed_out
+from coordinator.gate import TableGate
 from coordinator.isolation import READ_COMMITTED, SNAPSHOT_LEVELS
 from coordinator.oracle import OracleService
 from coordinator.plan.plans import RowPlan, ScanStage
-from coordinator.rowcall import CANCELED, Part, RowCall, Txn, as_error
-from coordinator.writes import WriteResult, as_uint64, offsets_of
+from coordinator.range_write import write_message, write_range
+from coordinator.rowcall import Part, RowCall, Txn
+from coordinator.writes import ROW_CHANGED, WriteResult, as_uint64, offsets_of
 from shardb._core.frames import split_by_range
 from shardb.env import Rng
 from shardb.errors import SqlError
@@ -33,7 +35,8 @@ from shardb.meta.descriptors import Range, Table
 from shardb.program import ProgramSpec
 from shardb.rpc import framing
 from shardb.rpc import messages as m
-from shardb.rpc.transport import LOST, Client, failure_error
+from shardb.rpc.transport import LOST, Client
+from shardb.txn import ids
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -45,7 +48,6 @@ CONNECT_WAIT_S: Final = 5.0  # how long a statement waits for a shard that is aw
 ANSWER_WAIT_S: Final = 30.0  # how long a commit waits for a lost answer before it is 08007
 RETRY_PAUSE_S: Final = 0.02
 FORGET_BATCH: Final = 256
-ROW_CHANGED: Final = "row changed"
 
 
 def is_row_changed(error: SqlError) -> bool:
@@ -68,17 +70,21 @@ class TxnDriver:
         self.oracle = oracle
         self.newest_seen = 0  # the largest timestamp any answer carried: the next request's floor
         self.gate = TableGate()
-        self._rng = rng
+        self.session_locks: set[SessionLocks] = set()
         self._name = name
+        self._incarnation = int.from_bytes(rng.token(2), "big")
+        self._numbers = 0
         self._clients: dict[int, Client] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._forget: dict[int, list[bytes]] = {}
 
     # --- for sessions
 
-    def begin(self, level: str = READ_COMMITTED) -> Txn:
-        """A new transaction; nothing is sent before its first statement."""
-        return Txn(self._rng.token(16), level)
+    def begin(self, level: str = READ_COMMITTED, process_id: int = 0) -> Txn:
+        """A new transaction, of a session if it is one's; nothing is sent before its first
+        statement.
+        """
+        return Txn(self.new_id(process_id), level, process_id)
 
     def execute_row(
         self,
@@ -88,12 +94,14 @@ class TxnDriver:
         params: bytes,
         formats: bytes,
         on_done: OnDone,
+        process_id: int = 0,
     ) -> RowCall:
         """Runs a row program; `on_done` is called once, never before this returns.
 
-        The call's `cancel` ends a wait. REQUIRES: the gate does not bar the statement.
+        `process_id` is the session's, for a statement on its own. The call's `cancel` ends a wait.
+        REQUIRES: the gate does not bar the statement.
         """
-        call = RowCall(self, txn, plan, program, params, formats, on_done)
+        call = RowCall(self, txn, plan, program, params, formats, on_done, process_id)
         call.start()
         if call.writes:
             if txn is None:
@@ -157,6 +165,38 @@ class TxnDriver:
             expected_ts,
         )
 
+    async def lock_keys(
+        self,
+        txn: Txn,
+        table_id: int,
+        keys: Sequence[bytes],
+        expected_ts: Sequence[int],
+        mode: int,
+        nowait: int,
+    ) -> set[bytes]:
+        """Locks rows by key; those that `nowait` 2 (SKIP LOCKED) skipped.
+
+        `expected_ts` are the versions they were read in; if one has changed: `is_row_changed`.
+        """
+        result = await self.write_encoded(
+            txn,
+            table_id,
+            "lock",
+            b"".join(keys),
+            offsets_of(keys),
+            None,
+            None,
+            expected_ts,
+            mode,
+            nowait,
+        )
+        return {keys[index] for index in result.skipped}
+
+    async def unlock_key(self, txn: Txn, table_id: int, key: bytes, mode: int) -> None:
+        """Goes on with a lock in a weaker mode, 0 for none (see messages.Write, `unlock`)."""
+        offsets = offsets_of([key])
+        await self.write_encoded(txn, table_id, "unlock", key, offsets, None, None, (), mode)
+
     async def write_encoded(
         self,
         txn: Txn,
@@ -167,6 +207,8 @@ class TxnDriver:
         rows: bytes | None,
         row_offsets: Any,
         expected_ts: Sequence[int] = (),
+        lock: int = 0,
+        nowait: int = 0,
     ) -> WriteResult:
         """`write` for concatenated keys and rows with n + 1 offsets each (bulk).
 
@@ -188,21 +230,13 @@ class TxnDriver:
                 expected = tuple(expected_ts[i] for i in members)
             size = count if members is None else len(members)
             item = range_map.ranges[at]
+            message = write_message(table_id, mode, size, expected, lock, nowait)
             sends.append(
-                self._write_range(
-                    txn,
-                    item,
-                    txn.statement,
-                    table_id,
-                    mode,
-                    size,
-                    framed_keys,
-                    framed_rows,
-                    expected,
-                    members,
+                write_range(
+                    self, txn, item, txn.statement, message, framed_keys, framed_rows, members
                 )
             )
-        results = await self.together(sends)
+        results = await self._all_or_stop(sends)
         skipped = sorted(index for result in results for index in result.skipped)
         return WriteResult(sum(result.count for result in results), tuple(skipped))
 
@@ -215,9 +249,8 @@ class TxnDriver:
         """
         self.check(txn)
         txn.statement += 1
-        await self._write_range(
-            txn, item, txn.statement, table_id, "insert", count, keys, rows, (), None
-        )
+        message = write_message(table_id, "insert", count)
+        await write_range(self, txn, item, txn.statement, message, keys, rows, None)
 
     def mark(self, txn: Txn) -> int:
         """A savepoint: the number of the last statement."""
@@ -338,6 +371,7 @@ class TxnDriver:
             if client is not None:
                 self.spawn(client.close())
             client = self._clients[node_id] = Client(node.address, self._hello, self.loop)
+            client.lost = lambda: self._lost(node_id)
         return client
 
     def route(self, spec: ProgramSpec, program: Any, params: bytes) -> Sequence[Range]:
@@ -380,9 +414,11 @@ class TxnDriver:
         else:
             txn.joined(item, state_id, failed, statement)
 
-    def new_id(self) -> bytes:
-        """A transaction id."""
-        return self._rng.token(16)
+    def new_id(self, process_id: int, begin_ts: int = 0) -> bytes:
+        """A transaction id; a statement that is run again keeps its `begin_ts`."""
+        self._numbers += 1
+        begin_ts = begin_ts or self.oracle.issued
+        return ids.make(begin_ts, process_id, self._incarnation, self._numbers)
 
     async def settled(self, future: asyncio.Future[Any]) -> Any:
         """Waits for a future, whatever happens to the waiting task meanwhile.
@@ -448,6 +484,34 @@ class TxnDriver:
 
     # --- inner workings
 
+    async def _all_or_stop(self, work: Sequence[Coroutine[Any, Any, Any]]) -> list[Any]:
+        """`together`, but the first error ends the waits of the others."""
+        if len(work) == 1:
+            return [await work[0]]
+        tasks = [self.loop.create_task(one) for one in work]
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            if not task.cancelled() and task.exception() is not None:
+                errors.append(task.exception())
+                for other in tasks:
+                    other.cancel()
+
+        errors: list[BaseException | None] = []
+        for task in tasks:
+            task.add_done_callback(ended)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        if errors and errors[0] is not None:
+            raise errors[0]
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return list(results)
+
+    def _lost(self, node_id: int) -> None:
+        """A connection is gone, and with it what sessions held on the shard."""
+        for locks in list(self.session_locks):
+            locks.lose(node_id)
+
     def _hello(self) -> m.Hello:
         issued = self.oracle.issue()  # an error makes the client try again later
         return m.Hello(f"coordinator {self._name}", framing.PROTOCOL_VERSION, issued)
@@ -463,90 +527,6 @@ class TxnDriver:
                 if error.sqlstate not in ("08006", "57P03") or self.loop.time() > end:
                     raise
                 await asyncio.sleep(RETRY_PAUSE_S)
-
-    async def _write_range(
-        self,
-        txn: Txn,
-        item: Range,
-        statement: int,
-        table_id: int,
-        mode: str,
-        count: int,
-        keys: Buffer,
-        rows: Buffer,
-        expected_ts: tuple[int, ...],
-        members: list[int] | None,
-    ) -> WriteResult:
-        client = await self.wait_for(item)
-        part = txn.parts.get(item.id)
-        state_id = part.state_id if part is not None else 0
-        if part is None:
-            txn.entering[item.id] = item
-        issued = self.oracle.issue()
-        message = m.Write(
-            item.id,
-            table_id,
-            self.read_ts_of(txn),
-            max(self.newest_seen, txn.floor),
-            issued,
-            m.TxnRef(txn.txn_id, state_id, statement, issued),
-            False,
-            mode,
-            count,
-            b"",
-            b"",
-            expected_ts,
-        )
-        done: asyncio.Future[m.Message] = self.loop.create_future()
-        client.call_write(
-            message, keys, rows, lambda reply: None if done.done() else done.set_result(reply)
-        )
-        cancel = m.CancelStatement(item.id, txn.txn_id, statement)
-        cancelled: BaseException | None = None
-        try:
-            reply = await self._unlocked(done, client, cancel, txn.lock_timeout_s)
-        except asyncio.CancelledError as error:
-            cancelled = error
-            client.call(cancel, ignore)
-            reply = await done  # at once, for a wait ends now: what it says may be needed
-        if isinstance(reply, m.Written):
-            self.joined(txn, item, reply.state_id, statement=statement)
-            self.saw(reply.newest_ts)
-            txn.floor = max(txn.floor, reply.newest_ts)
-            if cancelled is not None:
-                raise cancelled
-            skipped = reply.skipped
-            if members is not None:
-                skipped = tuple(members[i] for i in skipped)
-            return WriteResult(reply.count, skipped)
-        assert isinstance(reply, m.Failure), reply
-        txn.entering.pop(item.id, None)
-        lost = reply is LOST or reply.aborted
-        if lost:
-            txn.doomed = True
-        if cancelled is not None:
-            raise cancelled
-        if lost:
-            raise SqlError("40001", "a shard lost the transaction")
-        if reply.state_id:
-            self.joined(txn, item, reply.state_id, failed=True)
-        if reply.sqlstate == CANCELED:
-            raise lock_timed_out()  # nothing else cancels it while this waits
-        raise as_error(failure_error(reply))
-
-    async def _unlocked(
-        self,
-        done: asyncio.Future[m.Message],
-        client: Client,
-        cancel: m.CancelStatement,
-        lock_timeout_s: float,
-    ) -> m.Message:
-        """The answer to a write; time and again what waits for a lock is cancelled."""
-        while lock_timeout_s and not done.done():
-            await asyncio.wait((done,), timeout=lock_timeout_s)
-            if not done.done():
-                client.call(cancel, ignore)
-        return await asyncio.shield(done)
 
     def acknowledged(self, txn_id: bytes, parts: Sequence[Part]) -> None:
         """All participants know a commit durably: they may forget it, told in batches."""

@@ -283,6 +283,7 @@ def _discard(session: Conversation, plan: UtilityPlan) -> UtilityResult:
             raise SqlError("25001", "DISCARD ALL cannot run inside a transaction block")
         session.prepared.clear()
         session.portals.clear()
+        session.advisory.release_all()
         for key, value in session.settings.reset_all():
             result.before.append(messages.parameter_status(key, value))
     return result

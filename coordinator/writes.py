@@ -7,18 +7,22 @@ statements, each a batch to one range, either all take effect or the transaction
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.ports import Cancellable, Driver, Shell, Txn, Waiter
 from shardb import limits
 from shardb._core.rowdeal import RowDealer
+from shardb.errors import SqlError
 
 if TYPE_CHECKING:
     from coordinator.catalog import RangeMap
     from shardb._core.keycodec import KeyCodec
     from shardb._core.rowcodec import RowLayout
     from shardb.meta.descriptors import Table
+
+ROW_CHANGED: Final = "row changed"  # what a shard says of a row that is not as it was found
 
 
 class WriteResult:
@@ -130,6 +134,67 @@ class BulkInsert:
         works = self._under_way.setdefault(at, [])
         works.append(task)
         self._sent_bytes += size
+
+
+async def write_changes(
+    driver: Driver,
+    txn: Txn,
+    table_id: int,
+    ranges: int,
+    mode: str,
+    keys: bytes,
+    key_offsets: Any,
+    rows: bytes | None,
+    row_offsets: Any,
+    expected_ts: Sequence[int],
+) -> None:
+    """Updates or deletes rows that a query has found, in batches of a statement each.
+
+    40001 "row changed" if one is not as it was found. All the others are locked then as well, so
+    that they do not change until the query has been run again. Arguments as of `write_encoded`;
+    `ranges`: how many a batch is dealt out to.
+    """
+    key_ends = as_uint64(key_offsets)
+    row_ends = None if rows is None else as_uint64(row_offsets)
+    most = min(limits.BULK_BATCH_BYTES * ranges, limits.BULK_HELD_MAX_BYTES)
+    sized = key_ends if row_ends is None else row_ends
+    count = len(key_ends) - 1
+    changed: SqlError | None = None
+    begin = 0
+    while begin < count:
+        end = max(bisect_right(sized, sized[begin] + most, begin, count + 1) - 1, begin + 1)
+        batch = [_cut(keys, key_ends, begin, end)]
+        batch.append(
+            (None, None) if rows is None or row_ends is None else _cut(rows, row_ends, begin, end)
+        )
+        (some_keys, some_ends), (some_rows, some_row_ends) = batch
+        assert some_keys is not None
+        try:
+            await driver.write_encoded(
+                txn,
+                table_id,
+                mode,
+                some_keys,
+                some_ends,
+                some_rows,
+                some_row_ends,
+                expected_ts[begin:end],
+            )
+        except SqlError as error:
+            if error.message != ROW_CHANGED or txn.doomed:
+                raise
+            changed = error
+        begin = end
+    if changed is not None:
+        raise changed
+
+
+def _cut(
+    data: bytes, offsets: memoryview | array[int], begin: int, end: int
+) -> tuple[bytes | None, array[int] | None]:
+    """Items `[begin, end)`, with offsets of their own."""
+    first = offsets[begin]
+    return data[first : offsets[end]], array("Q", [at - first for at in offsets[begin : end + 1]])
 
 
 def as_uint64(offsets: Any) -> memoryview | array[int]:

@@ -46,8 +46,14 @@ RPC_STREAM_CREDIT_CHUNKS: Final = 8  # chunks of one stream that may be unacknow
 
 # --- transactions
 TXN_BUFFER_MAX_BYTES: Final = 4 * GIB  # buffered writes of one transaction on one range
+TXN_ROW_BYTES: Final = 1 * KIB  # about what a row written by itself takes beside its own bytes
 TXN_STATEMENTS_MAX: Final = 10_000_000
 LOCK_WAITERS_MAX: Final = 10_000  # per row
+LOCK_SPARE_ROWS: Final = 32  # beyond LIMIT that a query with SKIP LOCKED looks at in one go
+LOCKS_LISTED_MAX: Final = 10_000  # of one shard in pg_locks
+WAIT_EDGES_MAX: Final = 10_000  # in a report of who waits for whom; the rest when these are over
+WAIT_REPORTED_MS: Final = 50  # a wait that lasts so long is reported to the detector of deadlocks
+WAIT_REPORTS_PAUSE_MS: Final = 50  # between two questions to one shard for who waits for whom
 ORACLE_BLOCK_MS: Final = 3_000  # how far ahead the oracle's bound is persisted
 PREPARED_SILENCE_MS: Final = 1_000  # before a participant starts recovery of a prepared transaction
 SCHEMA_CHANGE_WAIT_MS: Final = 60_000  # of a statement for the end of a schema change

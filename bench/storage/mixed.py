@@ -13,7 +13,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -22,12 +22,12 @@ import pyarrow as pa
 
 from bench.copy.usage import memory_kib
 from bench.storage.compaction import Load
-from bench.storage.shard import PAYLOAD, Batch, Shard, batches_of
+from bench.storage.shard import BULK_ROWS, PAYLOAD, Batch, Shard, batches_of
 from bench.storage.watch import LoopWatch
 from shardb import limits
 
 ROW_BYTES: Final = 40 + len(PAYLOAD)
-TRANSACTION_ROWS: Final = 56_000  # 8 MB, which this process holds twice
+TRANSACTION_ROWS: Final = 4 * BULK_ROWS  # 8 MB; a batch is here three times: sent, got, used
 SAMPLE_SECONDS: Final = 0.05
 CLOCK_SPEED: Final = 200
 
@@ -76,9 +76,9 @@ class Work:
             await asyncio.sleep(SAMPLE_SECONDS)
 
 
-def list_of(ids: range) -> list[Batch]:
-    """In a process of its own, so that making them does not count."""
-    return list(batches_of(ids))
+def batch_of(ids: range) -> Batch:
+    """In a process of its own, so that making it does not count."""
+    return next(batches_of(ids))
 
 
 async def run(options: argparse.Namespace, directory: Path) -> None:
@@ -89,18 +89,19 @@ async def run(options: argparse.Namespace, directory: Path) -> None:
     total = options.times * budget // ROW_BYTES
     maker = ProcessPoolExecutor(1)
 
-    def made(ids: range) -> Awaitable[list[Batch]]:
-        return shard.loop.run_in_executor(maker, list_of, ids)
+    def made(first: int) -> Iterator[Awaitable[Batch]]:
+        for at in range(first, first + TRANSACTION_ROWS, BULK_ROWS):
+            yield shard.loop.run_in_executor(maker, batch_of, range(at, at + BULK_ROWS))
 
-    await made(range(1))
+    await next(made(0))
     before_kib = memory_kib([os.getpid()])[1]
     begun = time.perf_counter()
     with LoopWatch() as watch:
-        await shard.insert(await made(range(TRANSACTION_ROWS)))
+        await shard.insert(made(0))
         work = Work(shard)
         load = Load(shard, TRANSACTION_ROWS, options.clients, 1)
         for first in range(TRANSACTION_ROWS, total, TRANSACTION_ROWS):
-            await shard.insert(await made(range(first, first + TRANSACTION_ROWS)))
+            await shard.insert(made(first))
             work.rows = load.rows = first + TRANSACTION_ROWS
         inserted = time.perf_counter() - begun
         await asyncio.sleep(options.seconds)

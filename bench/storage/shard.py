@@ -10,7 +10,7 @@ import asyncio
 import os
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NoReturn, cast
@@ -156,9 +156,9 @@ class Shard:
         clock_speed: int = 1,
     ) -> None:
         switch_threads_fast()
-        tame_allocators()
         self.loop = asyncio.get_running_loop()
         self.budget = MemoryBudget(memory_bytes)
+        tame_allocators(self.budget)
         self._workers = ThreadPoolExecutor(SCAN_THREADS, thread_name_prefix="scan")
         self.node = ShardNode(
             str(path),
@@ -210,9 +210,9 @@ class Shard:
         self.node.on_message(connection, self.connection.take(call), message)
 
     async def request(self, message: m.Message) -> m.Message:
-        """The reply; a Failure raises."""
+        """The reply; a Failure raises. Comes in a turn of its own, as from a socket."""
         done: asyncio.Future[m.Message | None] = self.loop.create_future()
-        self._post(message, done.set_result)
+        self.loop.call_soon(self._post, message, done.set_result)
         reply = await done
         assert reply is not None and not isinstance(reply, m.Failure), reply
         return reply
@@ -244,12 +244,16 @@ class Shard:
         connection = cast(ServerConnection, self.connection)
         self.node.on_execute(connection, self.connection.take(call), message)
 
-    async def insert(self, batches: Iterable[Batch]) -> None:
-        """Rows of new ids in a transaction of their own, sent as COPY sends them."""
+    async def insert(self, batches: Iterable[Batch | Awaitable[Batch]]) -> None:
+        """Rows of new ids in a transaction of their own, sent as COPY sends them.
+
+        Batches that are to be awaited are made one at a time.
+        """
         txn = self.txn()
         state_id = 0
         statements: list[int] = []
-        for count, keys, rows in batches:
+        for batch in batches:
+            count, keys, rows = batch if isinstance(batch, tuple) else await batch
             ref = m.TxnRef(txn.txn_id, state_id, len(statements) + 1, txn.txn_ts)
             statements.append(ref.statement)
             message = m.Write(

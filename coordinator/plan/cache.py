@@ -16,9 +16,12 @@ from coordinator.ddl.specs import CopyFrom
 from coordinator.pgwire import messages
 from coordinator.plan.bounds import one_column_table
 from coordinator.plan.plans import (
+    AdvisoryPlan,
     BoundProgram,
+    LockPlan,
     OutColumn,
     Plan,
+    QueryPlan,
     RowPlan,
     UtilityPlan,
     WritePlan,
@@ -290,7 +293,7 @@ def _extras_of(plan: Plan) -> tuple[str, ...]:
 
 def _param_types(compiled: CompiledStatement) -> list[tuple[int, int]]:
     plan = compiled.plan
-    if isinstance(plan, WritePlan):
+    if isinstance(plan, (WritePlan, LockPlan, AdvisoryPlan)):
         plan = plan.query
     refs = compiled.params if isinstance(plan, (UtilityPlan, RowPlan)) else plan.params
     return [(ref.code, ref.typmod) for ref in refs]
@@ -299,13 +302,19 @@ def _param_types(compiled: CompiledStatement) -> list[tuple[int, int]]:
 def _reads_only(plan: Plan) -> bool:
     if isinstance(plan, RowPlan):
         return plan.program.kind == "select" and not plan.program.locking
-    return not isinstance(plan, WritePlan)
+    if isinstance(plan, QueryPlan):
+        return not plan.locked
+    return not isinstance(plan, (WritePlan, LockPlan))
 
 
 def _command(plan: Plan) -> str:
     """What a statement is called in errors."""
     if isinstance(plan, RowPlan) and plan.program.locking:
         return f"SELECT FOR {plan.program.locking.upper()}"
+    if isinstance(plan, QueryPlan) and plan.locked:
+        plan = plan.locked[0][1]
+    if isinstance(plan, LockPlan):
+        return f"SELECT FOR {plan.strength.upper()}"
     return plan.tag.split(maxsplit=1)[0] if plan.tag else ""
 
 
@@ -313,6 +322,10 @@ def _written(plan: Plan) -> int:
     """The id of the table that a plan writes or locks, 0 if it does not."""
     if isinstance(plan, WritePlan):
         return plan.table_id
+    if isinstance(plan, QueryPlan) and plan.locked:
+        plan = plan.locked[0][1]
+    if isinstance(plan, LockPlan):
+        return plan.locks[0].table_id if plan.locks else 0
     if isinstance(plan, UtilityPlan) and plan.kind == "copy_from":
         spec = plan.args[0]
         assert isinstance(spec, CopyFrom), spec

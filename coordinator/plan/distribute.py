@@ -7,9 +7,10 @@ shards; everything else runs in the final stage.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from coordinator.plan.bounds import bound_programs
-from coordinator.plan.plans import QueryPlan, ScanStage, WritePlan
+from coordinator.plan.plans import LockPlan, QueryPlan, ScanStage, TableLock, WritePlan
 from coordinator.plan.rowplan import Translator, key_of, out_columns
 from coordinator.sql import typesystem as ts
 from coordinator.sql.context import Context
@@ -20,33 +21,40 @@ from coordinator.sql.tree import (
     Call,
     CatalogScan,
     ColumnRef,
+    CteScan,
     DeleteStatement,
+    Derived,
     Expression,
+    GivenRows,
     InsertStatement,
     Join,
+    Literal,
     Output,
     Query,
     Relation,
     Scan,
     SelectQuery,
+    SubqueryCall,
     UpdateStatement,
     ValuesQuery,
 )
-from coordinator.sql.walk import expressions, queries, relations, scans
+from coordinator.sql.walk import all_expressions, expressions, queries, relations, scans
+from shardb import limits
 from shardb import program as rp
 from shardb.errors import unsupported
 from shardb.meta.descriptors import Table
 from shardb.program import TypeRef
+from shardb.txn.lockmodes import BY_NAME
 from shardb.types import TypeCode as T
 
+SKIP_LOCKED = 2
 KEY_POSITION = -1
 TS_POSITION = -2
 
 
 def plan_query(query: Query, context: Context) -> QueryPlan:
-    """The plan of a query."""
-    if isinstance(query, SelectQuery) and query.locking:
-        raise unsupported(f"FOR {query.locking.upper()} in a query that is not by primary key")
+    """The plan of a query that locks nothing but in subqueries."""
+    locked = _locked_subqueries(query, context)
     sql, stages, virtual, extras = _stages(query, context, _final_sql)
     return QueryPlan(
         sql=sql,
@@ -57,7 +65,15 @@ def plan_query(query: Query, context: Context) -> QueryPlan:
         tag="SELECT {}",
         catalog_version=context.catalog.version,
         extras=extras,
+        locked=locked,
     )
+
+
+def plan_select(query: Query, context: Context) -> QueryPlan | LockPlan:
+    """The plan of a query by the engine, that locks its rows if it says so."""
+    if isinstance(query, SelectQuery) and query.locks:
+        return plan_locking(query, context)
+    return plan_query(query, context)
 
 
 def _own_params(context: Context) -> tuple[TypeRef, ...]:
@@ -171,6 +187,102 @@ def _in_order(query: SelectQuery, output: Output) -> bool:
     return any(key.value == output.value for key in query.order)
 
 
+# --- queries that lock rows
+
+
+def plan_locking(query: SelectQuery, context: Context) -> LockPlan:
+    """SELECT ... FOR UPDATE by query. `query` is changed."""
+    columns = out_columns(query.outputs)
+    strength = query.locks[0].strength
+    locks: list[TableLock] = []
+    by_alias = {scan.alias: scan for scan in scans(query)}
+    for lock in query.locks:
+        by_alias[lock.alias].with_key = True
+        key = ColumnRef(ts.BYTEA, lock.alias, KEY_POSITION, "_key")
+        version = ColumnRef(ts.INT8, lock.alias, TS_POSITION, "_ts")
+        at = len(query.outputs)
+        query.outputs += [Output("_key", key), Output("_ts", version)]
+        skipped = f"skipped_{lock.alias}" if lock.nowait == SKIP_LOCKED else ""
+        if skipped:
+            query.where.append(_not_among(key, skipped, context))
+        mode = BY_NAME[lock.strength]
+        locks.append(TableLock(lock.table.id, mode, lock.nowait, at, at + 1, skipped))
+    query.locks = []
+    limited = query.limit is not None or query.offset is not None
+    spare = limits.LOCK_SPARE_ROWS if any(lock.skipped for lock in locks) and limited else 0
+    if limited:
+        _with_limits(query, spare)
+    return LockPlan(
+        query=plan_query(query, context),
+        locks=tuple(locks),
+        limited=limited,
+        spare=spare,
+        columns=columns,
+        tag="SELECT {}",
+        strength=strength,
+    )
+
+
+def _not_among(key: ColumnRef, given: str, context: Context) -> Expression:
+    """The condition that a key is none of those of a given table."""
+    alias = context.alias()
+    column = Output("key", ColumnRef(ts.BYTEA, alias, 0, "key"))
+    keys = SelectQuery([column], GivenRows(alias, given))
+    return SubqueryCall(ts.BOOL, "in", keys, (key,), negated=True)
+
+
+def _with_limits(query: SelectQuery, spare: int) -> None:
+    """Has the engine give the rows of LIMIT and OFFSET, both in columns, and `spare` more."""
+    nothing = Literal(ts.INT8, None)
+    limit, offset = query.limit or nothing, query.offset or nothing
+    start = Call(ts.INT8, "coalesce", (offset, Literal(ts.INT8, "0")))
+    wanted = Call(ts.INT8, "+", (limit, start))
+    query.outputs += [Output("wanted", wanted), Output("start", start)]
+    query.offset = None
+    query.limit = None
+    if limit is not nothing:
+        query.limit = Call(ts.INT8, "+", (wanted, Literal(ts.INT8, str(spare))))
+
+
+def _locked_subqueries(query: Query, context: Context) -> tuple[tuple[str, LockPlan], ...]:
+    """Takes the subqueries that lock rows out: they are run first, and their rows are given."""
+    plans: list[tuple[str, LockPlan]] = []
+    for block in list(queries(query)):
+        if block is query or not isinstance(block, SelectQuery) or not block.locks:
+            continue
+        _check_closed(block)
+        columns = [(output.name, output.value.type) for output in block.outputs]
+        inner = replace(block)
+        inner.outputs = list(block.outputs)
+        name = f"locked_{len(plans)}_{context.alias()}"
+        plans.append((name, plan_locking(inner, context)))
+        alias = context.alias()
+        block.source = GivenRows(alias, name)
+        block.outputs[:] = [
+            Output(label, ColumnRef(ref, alias, at, label))
+            for at, (label, ref) in enumerate(columns)
+        ]
+        block.where, block.order, block.ctes, block.locks = [], [], [], []
+        block.limit = block.offset = None
+    return tuple(plans)
+
+
+def _check_closed(block: SelectQuery) -> None:
+    """0A000 if a subquery that locks rows depends on the query around it."""
+    inside = {cte.name for one in queries(block) for cte in one.ctes}
+    sources: set[str] = set()
+    for one in queries(block):
+        if isinstance(one, SelectQuery) and one.source is not None:
+            for relation in relations(one.source):
+                if isinstance(relation, CteScan) and relation.cte not in inside:
+                    raise unsupported("a WITH query in a subquery that locks rows")
+                if not isinstance(relation, Join):
+                    sources.add(relation.alias)
+    for node in all_expressions(block):
+        if isinstance(node, ColumnRef) and node.source not in sources:
+            raise unsupported("a correlated subquery that locks rows")
+
+
 # --- DML by query
 
 
@@ -186,6 +298,13 @@ def plan_insert_query(statement: InsertStatement, context: Context) -> WritePlan
             for at, c in enumerate(table.columns)
         ]
         query = ValuesQuery(statement.rows, outputs)
+    elif isinstance(query, SelectQuery) and query.locks:
+        alias = context.alias()
+        outputs = [
+            Output(o.name, ColumnRef(o.value.type, alias, at, o.name))
+            for at, o in enumerate(query.outputs)
+        ]
+        query = SelectQuery(outputs, Derived(alias, query))
     types = [TypeRef(c.type_code, c.typmod) for c in table.columns]
     plan = _write_query(query, context, [f"c{at}" for at in range(len(types))], types)
     conflict = "nothing" if statement.conflict is not None else ""
@@ -251,6 +370,7 @@ def _write_query(
         return f"SELECT {items} FROM ({printer.query(bound)}) AS final"
 
     columns = out_columns(query.outputs)
+    locked = _locked_subqueries(query, context)
     sql, stages, virtual, extras = _stages(query, context, finish)
     return QueryPlan(
         sql=sql,
@@ -261,6 +381,7 @@ def _write_query(
         tag="",
         catalog_version=context.catalog.version,
         extras=extras,
+        locked=locked,
     )
 
 

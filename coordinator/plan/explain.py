@@ -11,7 +11,16 @@ from typing import Final
 
 from coordinator.catalog import Catalog
 from coordinator.plan.bounds import one_column_table
-from coordinator.plan.plans import BoundProgram, Plan, QueryPlan, RowPlan, ScanStage, WritePlan
+from coordinator.plan.plans import (
+    AdvisoryPlan,
+    BoundProgram,
+    LockPlan,
+    Plan,
+    QueryPlan,
+    RowPlan,
+    ScanStage,
+    WritePlan,
+)
 from shardb import program as rp
 from shardb._core.coreerror import CoreError
 from shardb._core.rowprog import Program
@@ -27,6 +36,13 @@ def explain_lines(plan: Plan, catalog: Catalog) -> list[str]:
         return _row_plan(plan, catalog)
     if isinstance(plan, QueryPlan):
         return _query_plan(plan, catalog, "Final Stage on coordinator")
+    if isinstance(plan, LockPlan):
+        names = ", ".join(catalog.table(lock.table_id).name for lock in plan.locks)
+        lines = [f"Lock Rows of {names} for {plan.strength}"]
+        return lines + _indent(_query_plan(plan.query, catalog, "Final Stage on coordinator"), "->")
+    if isinstance(plan, AdvisoryPlan):
+        names = ", ".join(item.name for item in plan.items if not isinstance(item, int))
+        return [f"Advisory Locks: {names}"]
     if isinstance(plan, WritePlan):
         table = catalog.table(plan.table_id)
         lines = [f"{plan.kind.capitalize()} on {table.name} by query"]
@@ -61,6 +77,8 @@ def _query_plan(plan: QueryPlan, catalog: Catalog, title: str) -> list[str]:
     lines = [title, f"  Query: {plan.sql}"]
     for name in plan.catalog_tables:
         lines.append(f"  -> Catalog Table {name}")
+    for _, locked in plan.locked:
+        lines += ["  " + line for line in _indent(explain_lines(locked, catalog), "->")]
     for stage in plan.scans:
         lines += ["  " + line for line in _indent(_scan(stage, catalog), "->")]
     return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from coordinator.sql.bind_advisory import AdvisoryCall
 from shardb.program import ProgramSpec, TypeRef
 from shardb.rpc.messages import Bound
 
@@ -28,6 +29,7 @@ class RowPlan:
     first of `rowids` consecutive fresh row ids; row i of the insert adds i itself).
     `fallback` does the same in the engine: it must be used when the key interval meets more than
     one range and the result cannot be had by concatenating theirs (aggregates, limit, offset).
+    `nowait`: of a SELECT that locks, as in `messages.Execute`.
     """
 
     program: ProgramSpec
@@ -37,7 +39,8 @@ class RowPlan:
     catalog_version: int
     extras: tuple[str, ...] = ()
     rowids: int = 0
-    fallback: QueryPlan | None = None
+    fallback: QueryPlan | LockPlan | None = None
+    nowait: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ class QueryPlan:
     `catalog_tables` are virtual tables (pg_class ...) the engine needs, by name.
     `params` are the parameter types, the statement's own and then `extras` as in RowPlan; `$1` in
     `sql` is bound by value, `coordinator.sql.literals.fill_parameters` does it for scan filters.
+    `locked` are subqueries that lock rows, run before: the engine gets what they give by name.
     """
 
     sql: str
@@ -95,6 +99,46 @@ class QueryPlan:
     tag: str
     catalog_version: int
     extras: tuple[str, ...] = ()
+    locked: tuple[tuple[str, LockPlan], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TableLock:
+    """How a query locks the rows of one table: in which mode, with `nowait` as in `Execute`.
+
+    `key_at` and `ts_at` are the query's columns with their keys and versions. `skipped` names the
+    table of keys (`c0`) that the query is to leave out, "" if it skips none.
+    """
+
+    table_id: int
+    mode: int
+    nowait: int
+    key_at: int
+    ts_at: int
+    skipped: str
+
+
+@dataclass(frozen=True, slots=True)
+class LockPlan:
+    """SELECT ... FOR UPDATE by query: `query` finds the rows, then they are locked by key.
+
+    After the result's own columns come those of `locks`, and with a LIMIT two more: the number of
+    rows that are wanted, OFFSET's included, NULL for all, and OFFSET. `query` gives `spare` rows
+    more than that, for those that may be skipped.
+    """
+
+    query: QueryPlan
+    locks: tuple[TableLock, ...]
+    limited: bool
+    spare: int
+    columns: tuple[OutColumn, ...]
+    tag: str
+    strength: str
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """As in RowPlan."""
+        return self.query.extras
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +162,24 @@ class WritePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class AdvisoryPlan:
+    """SELECT of advisory lock functions: `query` gives one row with their arguments.
+
+    `items` are calls, or columns of the query as they are.
+    """
+
+    query: QueryPlan
+    items: tuple[AdvisoryCall | int, ...]
+    columns: tuple[OutColumn, ...]
+    tag: str = "SELECT {}"
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """As in RowPlan."""
+        return self.query.extras
+
+
+@dataclass(frozen=True, slots=True)
 class UtilityPlan:
     """Everything that is not a query: `kind` names the handler, `args` are its frozen arguments.
 
@@ -133,4 +195,4 @@ class UtilityPlan:
     columns: tuple[OutColumn, ...] = ()
 
 
-Plan = RowPlan | QueryPlan | WritePlan | UtilityPlan
+Plan = RowPlan | QueryPlan | LockPlan | WritePlan | AdvisoryPlan | UtilityPlan

@@ -6,7 +6,7 @@ What does not fit gives None, and the caller plans a query instead.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
@@ -333,8 +333,6 @@ def plan_select(query: SelectQuery, context: Context) -> RowPlan | None:
         offset = translator.expression(query.offset) if query.offset is not None else None
     except Unfit:
         return None
-    if query.locking and query.grouped:
-        return None
     spec = rp.ProgramSpec(
         table_id=table.id,
         schema_version=table.schema_version,
@@ -347,9 +345,10 @@ def plan_select(query: SelectQuery, context: Context) -> RowPlan | None:
         reverse=reverse,
         limit=limit,
         offset=offset,
-        locking=query.locking,
+        locking=query.locks[0].strength if query.locks else "",
     )
-    return _plan(spec, out_columns(query.outputs), "SELECT {}", context.catalog, translator)
+    plan = _plan(spec, out_columns(query.outputs), "SELECT {}", context.catalog, translator)
+    return replace(plan, nowait=query.locks[0].nowait) if query.locks else plan
 
 
 def needs_fallback(plan: RowPlan) -> bool:

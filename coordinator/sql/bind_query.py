@@ -9,6 +9,7 @@ from sqlglot import exp
 from coordinator.sql import typesystem as ts
 from coordinator.sql.bind_expr import ExpressionBinder, name_of
 from coordinator.sql.bind_from import FromBinder
+from coordinator.sql.bind_locks import bind_locks, strength_of
 from coordinator.sql.coerce import cast_node
 from coordinator.sql.context import Context
 from coordinator.sql.grouping import check_grouping
@@ -225,7 +226,7 @@ class QueryBinder(FromBinder):
         if query.grouped:
             check_grouping(query, scope)
         self._limits(node, query)
-        self._locks(node, query)
+        bind_locks(node, query, scope)
         return query
 
     def select_list(self, items: list[exp.Expression], binder: ExpressionBinder) -> list[Output]:
@@ -379,21 +380,14 @@ class QueryBinder(FromBinder):
                 raise SqlError(code, f"{clause} must not be negative", position=position_of(node))
         return value
 
-    def _locks(self, node: exp.Select, query: SelectQuery) -> None:
-        for lock in node.args.get("locks") or ():
-            query.locking = "update" if lock.args.get("update") else "share"
-            wait = lock.args.get("wait")
-            query.nowait = 1 if wait is True else 2 if wait is False else 0
-        if query.locking and (query.grouped or query.distinct):
-            raise SqlError(
-                "0A000",
-                f"FOR {query.locking.upper()} is not allowed with "
-                f"{'GROUP BY' if query.grouped else 'DISTINCT'} clause",
-            )
-
     # --- set operations and VALUES
 
     def _set_operation(self, node: exp.SetOperation, parent: Scope | None) -> SetQuery:
+        for side in (node, node.this, node.args["expression"]):
+            if side.args.get("locks"):
+                name = strength_of(side.args["locks"][0]).upper()
+                text = f"FOR {name} is not allowed with UNION/INTERSECT/EXCEPT"
+                raise SqlError("0A000", text)
         kind = {exp.Union: "union", exp.Intersect: "intersect", exp.Except: "except"}[type(node)]
         left = QueryBinder(self.context, self.ctes).query(node.this, parent, settle=False)
         right = QueryBinder(self.context, self.ctes).query(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlglot import exp
 
-from coordinator.sql import catalog_tables
+from coordinator.sql import bind_advisory, catalog_tables
 from coordinator.sql import functions as fn
 from coordinator.sql import typesystem as ts
 from coordinator.sql.parse import position_of
@@ -126,6 +126,8 @@ class Calls:
                 return self._definition(args[0], part, "definition", position)
             case "current_setting":
                 raise unsupported("current_setting()")
+        if name in bind_advisory.FUNCTIONS:
+            raise bind_advisory.refused(name)
         signatures = fn.FUNCTIONS.get(name) or fn.SYSTEM.get(name)
         signature = fn.resolve(signatures, tuple(arg.type for arg in args)) if signatures else None
         if signature is None:

@@ -444,7 +444,7 @@ _DEFAULTS: Final[dict[str, Any]] = {
 def arrow_table(name: str, catalog: Catalog) -> pa.Table:
     """The rows of a virtual table as Arrow, its columns called `c0`, `c1` … for the engine."""
     virtual = TABLES[name]
-    rows = list(virtual.rows(catalog))
+    rows = list(virtual.rows(catalog.shown()))
     arrays = []
     for (label, _), letter in zip(virtual.columns, virtual.letters, strict=True):
         _, kind, default = _LETTERS[letter]

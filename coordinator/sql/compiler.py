@@ -14,9 +14,10 @@ from sqlglot import exp
 
 from coordinator.catalog import Catalog
 from coordinator.plan import distribute, rowplan
-from coordinator.plan.plans import OutColumn, Plan, QueryPlan, RowPlan, UtilityPlan
+from coordinator.plan.plans import AdvisoryPlan, OutColumn, Plan, QueryPlan, RowPlan, UtilityPlan
 from coordinator.sql import parse
 from coordinator.sql import typesystem as ts
+from coordinator.sql.bind_advisory import AdvisorySelect, advisory_select
 from coordinator.sql.bind_dml import DmlBinder
 from coordinator.sql.bind_query import QueryBinder
 from coordinator.sql.bind_settings import settings_plan
@@ -150,20 +151,35 @@ class Compiler:
         settings = settings_plan(tree)
         if settings is not None:
             return settings
+        advisory = advisory_select(tree)
+        if advisory is not None:
+            return self._advisory(advisory, context)
         query = QueryBinder(context, {}).query(tree)
         if isinstance(query, SelectQuery):
             row_plan = rowplan.plan_select(query, context)
             if row_plan is not None:
                 return self._with_fallback(row_plan, query, context)
-        return distribute.plan_query(query, context)
+        return distribute.plan_select(query, context)
+
+    @staticmethod
+    def _advisory(found: AdvisorySelect, context: Context) -> AdvisoryPlan:
+        plan = distribute.plan_query(QueryBinder(context, {}).query(found.query), context)
+        columns = []
+        for item, label in zip(found.items, found.labels, strict=True):
+            if isinstance(item, int):
+                columns.append(plan.columns[item])
+            else:
+                void = item.function.action == "release_all" or (
+                    item.function.action == "acquire" and item.function.wait
+                )
+                columns.append(OutColumn(label, ts.TEXT if void else ts.BOOL))
+        return AdvisoryPlan(plan, found.items, tuple(columns))
 
     @staticmethod
     def _with_fallback(plan: RowPlan, query: SelectQuery, context: Context) -> RowPlan:
         if not rowplan.needs_fallback(plan):
             return plan
-        if query.locking:
-            return plan
-        return replace(plan, fallback=distribute.plan_query(query, context))
+        return replace(plan, fallback=distribute.plan_select(query, context))
 
     def _explain(self, context: Context, tokens: list[Token]) -> UtilityPlan:
         cursor = Cursor(context.text, tokens)

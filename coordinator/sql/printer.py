@@ -23,6 +23,7 @@ from coordinator.sql.tree import (
     Derived,
     Expression,
     FunctionScan,
+    GivenRows,
     Join,
     Literal,
     Parameter,
@@ -165,7 +166,7 @@ class Printer:
         """A relation of FROM."""
         if isinstance(relation, Scan):
             return relation.alias
-        if isinstance(relation, CatalogScan):
+        if isinstance(relation, (CatalogScan, GivenRows)):
             return f"{relation.name} AS {relation.alias}"
         if isinstance(relation, CteScan):
             return f"{relation.cte} AS {relation.alias}"

@@ -146,6 +146,14 @@ class FunctionScan:
 
 
 @dataclass(slots=True, eq=False)
+class GivenRows:
+    """Rows that are there when the engine runs, under the name `name`."""
+
+    alias: str
+    name: str
+
+
+@dataclass(slots=True, eq=False)
 class Join:
     """kind: `inner`, `left`, `right`, `full` or `cross`."""
 
@@ -155,7 +163,7 @@ class Join:
     on: Expression | None
 
 
-Relation = Scan | CatalogScan | Derived | CteScan | FunctionScan | Join
+Relation = Scan | CatalogScan | Derived | CteScan | FunctionScan | Join | GivenRows
 
 
 @dataclass(slots=True, eq=False)
@@ -177,6 +185,19 @@ class Output:
     attnum: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class RowLock:
+    """FOR UPDATE and its like for one table of FROM; `strength` is `update`, `share`, ...
+
+    `nowait`: 0 wait, 1 NOWAIT, 2 SKIP LOCKED.
+    """
+
+    alias: str
+    table: Table
+    strength: str
+    nowait: int
+
+
 @dataclass(slots=True, eq=False)
 class SelectQuery:
     """One SELECT block."""
@@ -193,8 +214,7 @@ class SelectQuery:
     limit: Expression | None = None
     offset: Expression | None = None
     ctes: list[Cte] = field(default_factory=list)
-    locking: str = ""
-    nowait: int = 0
+    locks: list[RowLock] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)

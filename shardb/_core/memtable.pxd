@@ -13,7 +13,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 cdef enum:
-    MEMTABLE_HEIGHT_MAX = 14
+    MEMTABLE_HEIGHT_MAX = 22     # 2**22 keys; beyond, searches only become longer
 
 # One version of a row; the row's bytes follow the struct.
 ctypedef struct Version:
@@ -22,23 +22,28 @@ ctypedef struct Version:
     uint32_t length          # bytes of the row
     uint32_t tombstone       # 1: the row is deleted from `ts` on
 
-# One key; `next` has `height` entries, the key's bytes follow them.
+# One key; `next` has `height` entries, the key's bytes follow them. What a search looks at,
+# `prefix` and the low entries of `next`, lies side by side: mostly in one line of the cache.
 ctypedef struct Node:
     Version* newest
     Node* after              # the node inserted next, or NULL
-    uint64_t prefix          # the first 8 key bytes as a big-endian number, zero padded
     uint32_t key_length
     uint32_t height
+    uint64_t prefix          # the first 8 key bytes as a big-endian number, zero padded
     Node* next[1]
 
 cdef extern from *:
     """
     #define shardb_load_node(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define shardb_load_version(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+    #define shardb_load_height(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+    #define shardb_store_height(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
     #define shardb_store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     """
     Node* shardb_load_node(Node** p) noexcept nogil
     const Version* shardb_load_version(Version** p) noexcept nogil
+    uint32_t shardb_load_height(uint32_t* p) noexcept nogil
+    void shardb_store_height(uint32_t* p, uint32_t height) noexcept nogil
     void store_node "shardb_store_release"(Node** p, Node* node) noexcept nogil
     void store_version "shardb_store_release"(Version** p, Version* version) noexcept nogil
 
@@ -95,7 +100,7 @@ ctypedef struct Slot:
 ctypedef struct Table:
     Node* head               # of no key; the nodes in insertion order come after it too
     Node* last_inserted      # the head if there is none
-    uint32_t height
+    uint32_t height          # of the highest node; readers load it without a lock
     Node* finger[MEMTABLE_HEIGHT_MAX]     # predecessors of the last insert, at each level
     uint64_t random
     Chunk* chunks

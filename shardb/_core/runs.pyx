@@ -162,9 +162,11 @@ cdef class Runs:
         """(row or None if deleted, its commit_ts) of the newest version, or None."""
         return self.get(key, NEWEST)
 
-    def first_existing(self, bytes keys not None, Py_ssize_t count, Py_ssize_t begin=0):
+    def first_existing(self, bytes keys not None, Py_ssize_t count, Py_ssize_t begin=0,
+                       bint deleted=False):
         """The number of the first of `count` framed keys (`u32 length, bytes`), from `begin` on,
-        that has a row; -1 if none."""
+        that has a row; -1 if none. With `deleted` also of one that has been deleted, but not by the
+        transaction's own runs."""
         cdef const char* at = PyBytes_AS_STRING(keys)
         cdef const char* end = at + PyBytes_GET_SIZE(keys)
         cdef const char* row = NULL
@@ -180,8 +182,11 @@ cdef class Runs:
             memcpy(&key_length, at, 4)
             if end - at - 4 < <Py_ssize_t> key_length:
                 raise CoreError("XX001", f"malformed list of {count} keys")
-            if index >= begin and self.lookup(at + 4, key_length, NEWEST, &row, &length, &commit_ts):
-                return index
+            if index >= begin:
+                if self.lookup(at + 4, key_length, NEWEST, &row, &length, &commit_ts):
+                    return index
+                if deleted and commit_ts:
+                    return index
             at += 4 + <Py_ssize_t> key_length
         return -1
 

@@ -61,7 +61,7 @@ def main() -> int:
     parser.add_argument("--gc-ttl-ms", type=int, default=limits.GC_TTL_MS)
     arguments = parser.parse_args()
     die_with_parent()
-    tame_allocators()
+    tame_allocators(MemoryBudget(arguments.memory))
     try:
         uvloop.run(serve(arguments))
     except (SqlError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Large inserts of one transaction into one table of a range, as the participant sees them.
+"""Large writes of one transaction to one table of a range, as the participant sees them.
 
 Few rows go through the log as they came; once they pass INGEST_MIN_BYTES they go to private
 segments, which the commit record only names.
@@ -34,7 +34,7 @@ class Bulk:
     def __init__(self, ingest: Ingest, large: bool = False) -> None:
         self.ingest = ingest
         self._large = large
-        self._chunks: list[tuple[int, int, bytes, bytes]] = []
+        self._chunks: list[tuple[int, int, bytes, bytes | None]] = []
         self._bytes = 0
         self._absorbed = False
 
@@ -45,19 +45,30 @@ class Bulk:
     def add(self, statement: int, count: int, keys: bytes, rows: bytes) -> int:
         """Takes rows that are locked and not there yet: -1, or the number of a repeated key."""
         repeated = self.ingest.add(keys, rows, count, statement)
+        self._note(statement, count, keys, rows)
+        return repeated
+
+    def change(self, statement: int, count: int, keys: bytes, rows: bytes | None) -> None:
+        """Takes rows, or deletions, in the place of those there are. The keys are locked."""
+        self.ingest.change(keys, rows, count, statement)
+        self._note(statement, count, keys, rows)
+
+    def _note(self, statement: int, count: int, keys: bytes, rows: bytes | None) -> None:
         if not self._large:
-            self._bytes += len(keys) + len(rows)
+            self._bytes += len(keys) + len(rows or b"")
             self._chunks.append((statement, count, keys, rows))
             if self._bytes >= limits.INGEST_MIN_BYTES:
                 self._large = True
                 self._chunks = []
-        return repeated
 
     def holds(self, key: bytes) -> bool:
         return self.ingest.newest(key) is not None
 
-    def row(self, key: bytes, version: int) -> bytes | None:
-        """The row of a key as a version of the table has it."""
+    def locks(self, key: bytes) -> bool:
+        return self.ingest.locks(key)
+
+    def row(self, key: bytes, version: int) -> tuple[bytes | None, int] | None:
+        """See `Ingest.newest`."""
         return self.ingest.newest(key, version)
 
     def first_held(self, keys: bytes, count: int) -> int:

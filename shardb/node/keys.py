@@ -17,6 +17,11 @@ def key_codec_of(table: Table) -> KeyCodec:
     return KeyCodec([(column.type_code, column.typmod, False, False) for column in columns])
 
 
+def key_positions(table: Table) -> frozenset[int]:
+    """The columns that foreign keys may refer to: an UPDATE of others takes a weaker lock."""
+    return frozenset(table.primary_key)
+
+
 def describe_key(table: Table, key: bytes) -> tuple[str, str]:
     """(column names, values) of a key, each joined by commas as PostgreSQL prints them."""
     names = ", ".join(table.columns[position].name for position in table.primary_key)

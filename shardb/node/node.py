@@ -31,6 +31,7 @@ from shardb.node.statements import (
     RowStatement,
     too_old,
 )
+from shardb.node.waits import WaitReports
 from shardb.node.writes import WriteStatement
 from shardb.rpc import framing
 from shardb.rpc import messages as m
@@ -82,6 +83,7 @@ class ShardNode:
         self._filter_rows = filter_rows
         self._known_issued = 0
         self._gc_ttl_ms = gc_ttl_ms
+        self.waits = WaitReports(self.locks, files.call_later)
         self.engine = Engine(path, files, rng, self, on_fatal, background, budget)
         self.engine.start()
 
@@ -159,6 +161,7 @@ class ShardNode:
 
     def on_lost(self, connection: ServerConnection) -> None:
         self._connections.discard(connection)
+        self.waits.lose(connection)
         for local in self.ranges.values():
             local.participant.lose(connection)
 
@@ -356,6 +359,13 @@ class ShardNode:
                 reply(m.Ack())
             else:
                 local.participant.decide(message.txn_id, message.commit_ts, reply)
+        elif isinstance(message, m.WatchWaits):
+            self.waits.watch(connection, message, reply)
+        elif isinstance(message, m.BreakWait):
+            self.waits.end(message)
+            reply(m.Ack())
+        elif isinstance(message, m.ListLocks):
+            reply(self.waits.locks())
         elif not self.serving:
             reply(STARTING)
         else:

@@ -74,6 +74,7 @@ class LocalRange:
         self.engine = engine
         self._rng = rng
         self.participant = Participant(descriptor.id, self, locks)
+        self.participant.txn_max_bytes = engine.budget.transaction_bytes
 
     def install(self, table: Table) -> None:
         """Makes a table's tablet, or learns its newer descriptor."""

@@ -14,7 +14,6 @@ from typing import Final
 
 import pyarrow as pa
 
-from shardb import limits
 from shardb.errors import SqlError
 from shardb.node.ranges import LocalRange
 from shardb.node.statements import too_old
@@ -106,6 +105,7 @@ class ScanJob:
             high,
             message.with_key,
             None if state is None else state.overlay(message.table_id),
+            batch_rows=self._local.engine.budget.scan_rows,
             bounds=[(bound.column, bound.low, bound.high) for bound in message.bounds],
             shadows=tablet.shadows,
         )
@@ -144,23 +144,31 @@ class ScanJob:
         return iter(self._filter_rows(sql, reader))
 
     def _send(self, batches: Iterator[pa.RecordBatch]) -> int:
-        """Sends batches in chunks of about RPC_CHUNK_BYTES; the number of rows."""
+        """Sends batches in chunks of about the budget's `batch_bytes`; the number of rows."""
         rows: int = 0
         waiting: list[pa.RecordBatch] = []
         size = 0
-        for batch in batches:
-            if batch.num_rows == 0:
-                continue
+        most = self._local.engine.budget.batch_bytes
+        for batch in _cut(batches, most):
             rows += int(batch.num_rows)
             waiting.append(batch)
             size += batch.nbytes
-            if size >= limits.RPC_CHUNK_BYTES:
+            if size >= most:
                 if not self._stream.send(_chunk(waiting)):
                     return rows
                 waiting, size = [], 0
         if waiting:
             self._stream.send(_chunk(waiting))
         return rows
+
+
+def _cut(batches: Iterator[pa.RecordBatch], most: int) -> Iterator[pa.RecordBatch]:
+    """The same rows, none of them in a batch of much more than `most` bytes; none is empty."""
+    for batch in batches:
+        rows = int(batch.num_rows)
+        step = max(rows * most // max(batch.nbytes, 1), 1)
+        for first in range(0, rows, step):
+            yield batch if step >= rows else batch.slice(first, step)
 
 
 def _chunk(batches: list[pa.RecordBatch]) -> m.Chunk:

@@ -19,15 +19,19 @@ from typing import Final
 import msgspec
 
 from shardb import limits
+from shardb._core.frames import join_items
 from shardb._core.rowprog import Program
 from shardb.errors import SqlError, StorageError, unsupported
 from shardb.meta.descriptors import Table
 from shardb.node.bulk import Bulk
+from shardb.node.bulkwrites import bulk_of, is_bulk_change, wait_for_others, wait_for_room
+from shardb.node.keys import key_positions
 from shardb.node.ranges import LocalRange
 from shardb.program import ProgramSpec
 from shardb.rpc import messages as m
 from shardb.rpc.transport import error_failure
-from shardb.txn.locks import LockTable, Waiter
+from shardb.txn.lockmodes import BY_NAME, KEY_SHARE, UPDATE, update_mode
+from shardb.txn.locks import Key, LockTable, Waiter
 from shardb.txn.participant import Participant
 from shardb.txn.state import ACTIVE, DONE, State
 
@@ -135,6 +139,7 @@ class Statement:
             if not isinstance(error, SqlError | ValueError | MemoryError):
                 log.exception("a statement failed")
             self.fail(error)
+        self.locks.refuse_victims()
 
     def _abandon(self) -> None:
         assert self.state is not None
@@ -145,12 +150,17 @@ class Statement:
 
     def _cancel(self, statement: int) -> None:
         """Ends the wait for a lock or an outcome; there is no other way to be half done."""
-        if self.over or self.work is None or statement != self.txn.statement:
+        if statement == self.txn.statement:
+            self._stop(SqlError("57014", CANCELED))
+
+    def _stop(self, error: SqlError) -> None:
+        """Fails while it waits."""
+        if self.over or self.work is None:
             return
         self.work.close()
         waiter, self.waiter = self.waiter, None
         grants = [] if waiter is None else self.locks.cancel(waiter)
-        self.fail(SqlError("57014", CANCELED))
+        self.fail(error)
         for granted in grants:
             granted()
 
@@ -213,7 +223,7 @@ class Statement:
         state: State,
         table: Table,
         key: bytes,
-        exclusive: bool,
+        mode: int,
         nowait: int,
         skipped: set[bytes] | None = None,
     ) -> Waits:
@@ -221,33 +231,59 @@ class Statement:
         lock_key = (table.id, key)
         while True:
             blocker = self._bulk_holder(state, table.id, key)
-            if blocker is None and self.locks.try_acquire(state, lock_key, exclusive):
-                return
-            if nowait == NOWAIT:
+            if blocker is None and self.locks.try_acquire(state, lock_key, mode):
+                break
+            ending = self._ending(state, lock_key, mode, blocker) if nowait else None
+            if ending is not None:
+                yield from self.await_end(state, ending)
+            elif nowait == NOWAIT:
                 raise SqlError("55P03", f'could not obtain lock on row in relation "{table.name}"')
-            if nowait == SKIP_LOCKED and skipped is not None:
+            elif nowait == SKIP_LOCKED and skipped is not None:
                 skipped.add(key)
                 return
-            if blocker is not None:
+            elif blocker is not None:
                 yield from self.await_end(state, blocker)
             else:
-                self.waiter = self.locks.wait(state, lock_key, exclusive, self.resume)
+                self.waiter = self.locks.wait(state, lock_key, mode, self.resume, self._stop)
                 yield
+        if mode == KEY_SHARE and self.participant.prepared:
+            # Beside an update that may be acknowledged already: the row is what it makes of it.
+            for writer in self.participant.all_blocking(table.id, [key], None, 0, state):
+                while writer.phase != DONE:
+                    yield from self.await_end(state, writer)
+
+    def _ending(self, state: State, key: Key, mode: int, blocker: State | None) -> State | None:
+        """One of those in the way, if all are past their decision (PROTOCOL 14)."""
+        others = [blocker] if blocker is not None else self.locks.obstacles(state, key, mode)
+        if any(other.phase == ACTIVE for other in others):
+            return None
+        return others[0] if others else None
+
+    def undisputed(self, state: State, table_id: int, key: bytes) -> bytes | None:
+        """A row that others have locked but not changed: an INSERT of its key need not wait."""
+        holders = self.locks.holders((table_id, key))
+        if not holders or self._bulk_holder(state, table_id, key) is not None:
+            return None
+        for holder in holders:
+            if holder is state or holder.abandon is not None or holder.writes_key(table_id, key):
+                return None
+        self.participant.read_at(0, self.floor())
+        return self.current(state, table_id, key)
 
     def await_end(self, state: State, other: State) -> Waits:
         """Waits until another transaction has ended here; a circle of such waits is a deadlock."""
-        self.locks.await_end(state, other)
+        waiter = self.locks.await_end(state, other, self._stop)
         other.waiters.append(self.resume)
         try:
             yield
         finally:
-            self.locks.awaited(state)
+            self.locks.cancel(waiter)
 
     def _bulk_holder(self, state: State, table_id: int, key: bytes) -> State | None:
         for other in self.participant.bulk_writers:
             if other is not state and other.phase != DONE:
                 bulk = other.bulk.get(table_id)
-                if bulk is not None and bulk.holds(key):
+                if bulk is not None and bulk.locks(key):
                     return other
         return None
 
@@ -261,9 +297,9 @@ class Statement:
         bulk = state.bulk.get(table_id)
         if bulk is not None:
             assert isinstance(bulk, Bulk)
-            row = bulk.row(key, self.version)
-            if row is not None:
-                return row
+            found = bulk.row(key, self.version)
+            if found is not None:
+                return found[0]
         found = tablet.newest(key, self.version)
         if found is None:
             return None
@@ -301,13 +337,7 @@ class Statement:
         return found[0]
 
     def put(self, state: State, table_id: int, key: bytes, row: bytes | None) -> None:
-        if len(key) > limits.KEY_MAX_BYTES:
-            raise SqlError(
-                "54000",
-                f"index row size {len(key)} exceeds maximum of {limits.KEY_MAX_BYTES} bytes",
-            )
-        if row is not None and len(row) > limits.ROW_MAX_BYTES:
-            raise SqlError("54000", f"row of {len(row)} bytes is too long")
+        check_size(key, row)
         state.put(self.txn.statement, table_id, key, row)
 
 
@@ -377,8 +407,8 @@ class RowStatement(Statement):
             table_id, None, interval, self.read_ts, self.state
         ):
             while blocker.phase != DONE:
-                blocker.waiters.append(self.resume)
-                yield
+                assert self.state is not None
+                yield from self.await_end(self.state, blocker)
 
     def _change(self, state: State) -> Waits:
         """UPDATE and DELETE."""
@@ -389,9 +419,20 @@ class RowStatement(Statement):
         params = message.params
         returning = bool(spec.output)
         state.overlay(table.id)
+        mode = UPDATE
+        if spec.kind == "update":
+            mode = update_mode(key_positions(table), (at for at, _ in spec.assignments))
         keys = yield from self._keys(state)
+        many = limits.BULK_ROWS_MIN
+        if (
+            len(keys) >= many
+            and is_bulk_change(state, table.id, len(keys), many)
+            and not self._moves()
+        ):
+            yield from self._change_bulk(state, keys)
+            return
         for key in keys:
-            yield from self.lock(state, table, key, True, message.nowait)
+            yield from self.lock(state, table, key, mode, message.nowait)
         for key in keys:
             if self.read_ts:
                 row = self._still(state, table.id, key)
@@ -416,21 +457,65 @@ class RowStatement(Statement):
             if returning:
                 self.data.append(program.returning(row, params, message.formats))
 
-    def _still(self, state: State, table_id: int, key: bytes) -> bytes | None:
+    def _moves(self) -> bool:
+        """True if it assigns to the primary key."""
+        primary = self.registered.table.primary_key
+        return any(at in primary for at, _ in self.registered.spec.assignments)
+
+    def _change_bulk(self, state: State, keys: list[bytes]) -> Waits:
+        """UPDATE and DELETE of many rows, a few thousand at a time, each locked and read again."""
+        program = self.registered.program
+        table_id = self.registered.table.id
+        message = self.message
+        delete = self.registered.spec.kind == "delete"
+        for first in range(0, len(keys), limits.BULK_ROWS_MIN):
+            some = keys[first : first + limits.BULK_ROWS_MIN]
+            yield from wait_for_others(self, state, table_id, join_items(some), len(some))
+            bulk = bulk_of(self, state, table_id)
+            names: list[bytes] = []
+            rows: list[bytes] = []
+            for key in some:
+                row = self._still(state, table_id, key) if self.read_ts else None
+                if not self.read_ts:
+                    row = self.current(state, table_id, key)
+                if row is None:
+                    continue
+                if delete:
+                    if not program.matches(row, message.params):
+                        continue
+                else:
+                    changed = program.update(row, message.params)
+                    if changed is None:
+                        continue
+                    row = changed[1]
+                    check_size(key, row)
+                    rows.append(row)
+                names.append(key)
+                if self.registered.spec.output:
+                    self.data.append(program.returning(row, message.params, message.formats))
+            if names:
+                framed = None if delete else join_items(rows)
+                bulk.change(self.txn.statement, len(names), join_items(names), framed)
+                self.rows += len(names)
+            yield from wait_for_room(self, bulk)
+
+    def _still(
+        self, state: State, table_id: int, key: bytes, deleted: str = DELETED
+    ) -> bytes | None:
         """The row the snapshot sees, under lock; 40001 if it matches and has changed since."""
         row = self.at_snapshot(state, table_id, key)
         if row is None:
             return None
         changed = self.newer_than_snapshot(state, table_id, key)
         if changed and self.registered.program.matches(row, self.message.params):
-            raise SqlError("40001", changed)
+            raise SqlError("40001", deleted if changed == DELETED else changed)
         return row
 
     def _move(self, state: State, table: Table, key: bytes, new_key: bytes, row: bytes) -> Waits:
         """An UPDATE that changes the primary key."""
         if not self.local.holds(new_key):
             raise unsupported("moving a row to another range by UPDATE")
-        yield from self.lock(state, table, new_key, True, 0)
+        yield from self.lock(state, table, new_key, UPDATE, 0)
         if self.current(state, table.id, new_key) is not None:
             raise duplicate_key(table, self.registered.program, new_key)
         self.put(state, table.id, key, None)
@@ -446,8 +531,12 @@ class RowStatement(Statement):
         touched: set[bytes] = set()
         state.overlay(table.id)
         for key, row in program.insert(params, self.local.low, self.local.high):
-            yield from self.lock(state, table, key, True, 0)
-            existing = self.current(state, table.id, key)
+            existing: bytes | None = None
+            if conflict is None or not conflict.assignments:
+                existing = self.undisputed(state, table.id, key)
+            if existing is None:
+                yield from self.lock(state, table, key, UPDATE, 0)
+                existing = self.current(state, table.id, key)
             written: bytes | None = row
             if existing is not None:
                 if conflict is None:
@@ -478,14 +567,14 @@ class RowStatement(Statement):
         program = self.registered.program
         table = self.registered.table
         message = self.message
-        exclusive = self.registered.spec.locking == "update"
+        mode = BY_NAME[self.registered.spec.locking]
         low, high = self.local.low, self.local.high
         keys = yield from self._keys(state)
         locked: set[bytes] = set()
         skipped: set[bytes] = set()
         while True:
             for key in keys:
-                yield from self.lock(state, table, key, exclusive, message.nowait, skipped)
+                yield from self.lock(state, table, key, mode, message.nowait, skipped)
             locked.update(keys)
             overlay: dict[bytes, bytes | None] | None = state.overlay(table.id)
             if skipped:
@@ -495,12 +584,13 @@ class RowStatement(Statement):
             if self.read_ts:
                 for key in keys:
                     if key not in skipped:
-                        self._still(state, table.id, key)
-                break
+                        self._still(state, table.id, key, deleted=UPDATED)
             if program.is_points:
                 break
-            # Rows that came to match while others were waited for are to be locked as well.
-            found = program.candidates(runs, TS_MAX, message.params, overlay, low, high)
+            # Rows that came to match while others were waited for are to be locked as well, and
+            # those that take the places of skipped ones.
+            ts = self.read_ts or TS_MAX
+            found = program.candidates(runs, ts, message.params, overlay, low, high)
             keys = [key for key in found if key not in locked]
             if not keys:
                 break
@@ -524,6 +614,17 @@ def duplicate_key(table: Table, program: Program | None, key: bytes) -> SqlError
         detail=f"Key ({columns})=({values}) already exists.",
         constraint=name,
     )
+
+
+def check_size(key: bytes, row: bytes | None) -> None:
+    """54000 if one is too long."""
+    if len(key) > limits.KEY_MAX_BYTES:
+        raise SqlError(
+            "54000",
+            f"index row size {len(key)} exceeds maximum of {limits.KEY_MAX_BYTES} bytes",
+        )
+    if row is not None and len(row) > limits.ROW_MAX_BYTES:
+        raise SqlError("54000", f"row of {len(row)} bytes is too long")
 
 
 def too_old(read_ts: int) -> SqlError:

@@ -39,6 +39,9 @@ Request = (
     | m.Decide
     | m.Rollback
     | m.CancelStatement
+    | m.WatchWaits
+    | m.BreakWait
+    | m.ListLocks
     | m.QueryOutcome
     | m.InstallTable
     | m.DropTable
@@ -56,6 +59,8 @@ Reply = (
     | m.Committed
     | m.Outcome
     | m.StatusReply
+    | m.WaitReport
+    | m.LockList
 )
 
 _EMPTY_BINS: Final = b"\xc4\0\xc4\0"  # no keys and no rows
@@ -89,7 +94,8 @@ def encode_write(request_id: int, message: m.Write, keys: Buffer, rows: Buffer) 
     """
     keys, rows = memoryview(keys), memoryview(rows)
     body = _encoder.encode(message)
-    end = _encoder.encode(message.expected_ts)
+    rest = (message.expected_ts, message.lock, message.nowait)
+    end = b"".join(map(_encoder.encode, rest))
     stop = len(body) - len(end) - len(_EMPTY_BINS)
     assert body.startswith(_EMPTY_BINS, stop), "a Write with keys or rows of its own"
     before_keys = body[:stop] + _BIN_32 + keys.nbytes.to_bytes(4, "big")

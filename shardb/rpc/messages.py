@@ -42,8 +42,9 @@ class Failure(Message, frozen=True, tag=True):
 class TxnRef(msgspec.Struct, frozen=True, array_like=True):
     """Which transaction and statement a message belongs to.
 
-    `txn_id` is 16 random bytes; `state_id` names the participant's state on this range: 0 asks for
-    new state (the reply carries its id), else the state must exist (PROTOCOL: all or nothing).
+    `txn_id` is 16 bytes (`shardb.txn.ids`); `state_id` names the participant's state on this range:
+    0 asks for new state (the reply carries its id), else the state must exist (PROTOCOL: all or
+    nothing).
     `statement` numbers statements from 1; `txn_ts` is the coordinator's newest timestamp.
     """
 
@@ -140,6 +141,10 @@ class Write(Message, frozen=True, tag=True):
     way that came after it is 40001.
     keys/rows: concatenated `u32 length, bytes` items in the same order; rows empty for delete.
     `commit`: as in Execute.
+    `lock`: the mode to lock rows in (`shardb.txn.lockmodes`), 0 for the one that goes with `mode`.
+    More modes: `lock` locks the rows and writes nothing, checking `expected_ts` as `update` does,
+    with `nowait` as in Execute: what SKIP LOCKED skips is told by index and not checked. `unlock`
+    goes on with each lock in the mode `lock`, 0 gives it up: for advisory locks only.
     """
 
     range_id: int
@@ -154,10 +159,13 @@ class Write(Message, frozen=True, tag=True):
     keys: bytes
     rows: bytes
     expected_ts: tuple[int, ...] = ()
+    lock: int = 0
+    nowait: int = 0
 
 
 class Written(Message, frozen=True, tag=True):
-    """Answer to Write: rows written, and the indexes of those skipped by insert_ignore."""
+    """Answer to Write: rows written, and the indexes of those that insert_ignore or SKIP LOCKED
+    skipped."""
 
     count: int
     skipped: tuple[int, ...]
@@ -285,6 +293,61 @@ class CancelStatement(Message, frozen=True, tag=True):
     range_id: int
     txn_id: bytes
     statement: int
+
+
+class WaitEdge(msgspec.Struct, frozen=True, array_like=True):
+    """One transaction waits for another. `wait` numbers the waits of a node's process from 1.
+
+    `what` is what it waits for, in PostgreSQL's words ("ShareLock on transaction 7").
+    """
+
+    wait: int
+    waiter: bytes
+    blocker: bytes
+    what: str
+
+
+class WatchWaits(Message, frozen=True, tag=True):
+    """Asks a node who waits for whom, of the waits that last for WAIT_REPORTED_MS already.
+
+    Answered by WaitReport as soon as that is another report than number `known`; 0: at once.
+    """
+
+    known: int
+
+
+class WaitReport(Message, frozen=True, tag=True):
+    """Who waits for whom on a node. `number` is the report's; equal reports have the same."""
+
+    number: int
+    edges: tuple[WaitEdge, ...]
+
+
+class BreakWait(Message, frozen=True, tag=True):
+    """Ends a wait with 40P01 and this detail, if it still lasts."""
+
+    wait: int
+    detail: str
+
+
+class ListLocks(Message, frozen=True, tag=True):
+    """Asks a node for its row locks, for pg_locks."""
+
+
+class LockEntry(msgspec.Struct, frozen=True, array_like=True):
+    """A row lock that is held (`granted`) or waited for, in a mode of `shardb.txn.lockmodes`."""
+
+    table_id: int
+    key: bytes
+    txn_id: bytes
+    mode: int
+    granted: bool
+
+
+class LockList(Message, frozen=True, tag=True):
+    """Answer to ListLocks: at most LOCKS_LISTED_MAX."""
+
+    entries: tuple[LockEntry, ...]
 
 
 class QueryOutcome(Message, frozen=True, tag=True):

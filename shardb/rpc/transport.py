@@ -139,7 +139,8 @@ class _ClientWire(_Wire):
 class Client:
     """Requests to one server, over one connection that is made again when it breaks.
 
-    `known_programs` is for the caller: what it has registered over the present connection.
+    `known_programs` is for the caller: what it has registered over the present connection. `lost`
+    is called when that is gone, before anything else hears of it.
     `hello` makes the first message of each connection; a SqlError from it means "not yet".
     """
 
@@ -151,6 +152,7 @@ class Client:
     ) -> None:
         self.address = address
         self.known_programs: set[int] = set()
+        self.lost: Callable[[], None] | None = None
         self._hello = hello
         self._loop = loop or asyncio.get_running_loop()
         self._wire: _ClientWire | None = None
@@ -278,6 +280,8 @@ class Client:
         self._wire = None
         self._connected.clear()
         self.known_programs = set()
+        if self.lost is not None:
+            self.lost()
         pending, self._pending = self._pending, {}
         streams, self._streams = self._streams, {}
         if not self._closed:

@@ -1,15 +1,20 @@
-"""A transaction's large inserts into one tablet, private until it commits.
+"""A transaction's large writes to one tablet, private until it commits.
 
 Rows gather in a memtable of the transaction's own, their statement's number for a timestamp; one
 that has grown large becomes a segment in the background, which the commit only has to link. Nothing
 of it is in the tablet before; a transaction that ends otherwise has its files removed.
+
+Invariants: parts are ordered, of two with one key the later is the newer; a part has a key once, as
+the commit gives all of it one timestamp. The presence of a key stands for its row lock, so that
+parts with changes of rows stay as `_locked` when they are taken back: a statement that is run again
+finds its rows unchanged.
 
 Belongs to the engine's thread, but for the runs it shows, which a scan may draw from in another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from shardb._core.coreerror import CoreError
 from shardb._core.frames import split_items
@@ -23,7 +28,7 @@ from shardb.storage import jobs
 from shardb.storage.engine import Engine
 from shardb.storage.failures import storage_error
 from shardb.storage.maintenance import metas_of
-from shardb.storage.pieces import Run
+from shardb.storage.pieces import Piece, Run
 from shardb.storage.segmentformat import SegmentMeta
 from shardb.storage.tablet import Tablet
 
@@ -35,15 +40,28 @@ Ready = Callable[[StorageError | None], None]
 class _Part:
     """A sealed memtable, or the segments it has become. `statements` are whose rows it holds."""
 
-    __slots__ = ("discarded", "memtable", "metas", "segments", "statements", "version")
+    __slots__ = (
+        "changes",
+        "discarded",
+        "memtable",
+        "metas",
+        "segments",
+        "statements",
+        "version",
+        "written",
+    )
 
-    def __init__(self, memtable: MemTable | None, version: int, statements: set[int]) -> None:
+    def __init__(
+        self, memtable: MemTable | None, version: int, statements: set[int], changes: bool = False
+    ) -> None:
         self.memtable = memtable
         self.version = version
         self.statements = statements
+        self.changes = changes  # updates and deletions are among its rows
         self.metas: list[SegmentMeta] = []
         self.segments: list[Segment] = []
         self.discarded = False
+        self.written = memtable is None  # or on the way to disk
 
 
 class Ingest:
@@ -56,8 +74,11 @@ class Ingest:
         self._counted_bytes = 0  # in engine.private_bytes
         self._version = tablet.memtable_version  # of the memtable's rows
         self._statements: set[int] = set()
+        self._changes = False  # of rows that were there, in the memtable
         self._parts: list[_Part] = []  # oldest first
+        self._locked: list[_Part] = []
         self._sealed: Runs | None = None
+        self._own: dict[int, Runs] = {}
         self._waiting: list[Ready] = []
         self._failure: StorageError | None = None
         self._closed = False
@@ -85,20 +106,52 @@ class Ingest:
         """Takes framed rows: -1, or the number of the first whose key came before, here or in what
         was added earlier. Then the statement has to be undone.
         """
-        version = int.from_bytes(rows[4:6], "little")  # one statement's rows have one layout
-        if version != self._version:
-            self.seal()
-            self._version = version
+        self._begin(rows)
+        if self._changes or any(part.changes for part in self._parts):
+            earlier = self.own_runs().first_existing(keys, count)
+            if earlier >= 0:
+                return earlier
+            self._seal_before(keys, count)
+        else:
+            earlier = self._sealed_runs().first_existing(keys, count) if self._parts else -1
         self._statements.add(statement)
-        earlier = self._sealed_runs().first_existing(keys, count) if self._parts else -1
         before = self._memtable.entries
         put_framed(self._memtable, keys, rows, count, statement)
         if earlier < 0 and self._memtable.entries - before != count:
             earlier = self._repeated(keys, count, statement)
+        self._added()
+        return earlier
+
+    def change(self, keys: bytes, rows: bytes | None, count: int, statement: int) -> None:
+        """Takes framed rows, or None for deletions, in the place of those that there are."""
+        if rows is not None:
+            self._begin(rows)
+        self._seal_before(keys, count)
+        self._statements.add(statement)
+        self._changes = True
+        put_framed(self._memtable, keys, rows, count, statement)
+        self._added()
+
+    def _begin(self, rows: bytes) -> None:
+        """Has the memtable take these rows' layout; one statement's rows have one."""
+        version = int.from_bytes(rows[4:6], "little")
+        if version != self._version:
+            self.seal()
+            self._version = version
+            self._changed()
+
+    def _seal_before(self, keys: bytes, count: int) -> None:
+        """Begins a new part if the memtable has one of the keys."""
+        if self._memtable.entries:
+            layout = self._tablet.schema.layout(self._version)
+            runs = Runs(layout, [(False, [(self._memtable, None)])])
+            if runs.first_existing(keys, count, deleted=True) >= 0:
+                self.seal()
+
+    def _added(self) -> None:
         self._count()
         if self._memtable.memory_bytes >= self._engine.budget.memtable_bytes:
             self.seal()
-        return earlier
 
     def _repeated(self, keys: bytes, count: int, statement: int) -> int:
         """The number of the first of these keys that has come before. They have been added."""
@@ -111,31 +164,58 @@ class Ingest:
         raise AssertionError("no key is repeated")
 
     def first_held(self, keys: bytes, count: int) -> int:
-        """The number of the first of these framed keys that is in it, -1 if none."""
-        return self._own_runs().first_existing(keys, count)
+        """The number of the first of these framed keys that is locked by it, -1 if none."""
+        found = self.own_runs().first_existing(keys, count, deleted=True)
+        if found < 0 and self._locked:
+            found = self._locked_runs().first_existing(keys, count, deleted=True)
+        return found
 
-    def newest(self, key: bytes, version: int = 0) -> bytes | None:
-        """The row of a key as a version of the table has it, None if it is not in it."""
-        found = self._own_runs(version).newest(key)
-        return None if found is None else found[0]
+    def locks(self, key: bytes) -> bool:
+        """True if the key is locked by it."""
+        if self.newest(key) is not None:
+            return True
+        return bool(self._locked) and self._locked_runs().newest(key) is not None
 
-    def _own_runs(self, version: int = 0) -> Runs:
+    def newest(self, key: bytes, version: int = 0) -> tuple[bytes | None, int] | None:
+        """The row of a key as a version of the table has it, None in its place if it is deleted,
+        and its statement; None if the key is not in it.
+        """
+        return self.own_runs(version).newest(key)
+
+    def own_runs(self, version: int = 0) -> Runs:
+        """Its rows at their statements' numbers, as a version of the table has them.
+
+        They stay true as rows are added, until one of them begins a new part.
+        """
         version = version or self._version
-        return Runs(self._tablet.schema.layout(version), self.runs(version))
+        found = self._own.get(version)
+        if found is None:
+            memtable = self._memtable, self._tablet.schema.map(self._version, version)
+            runs = [(False, [memtable]), *self._part_runs(self._parts, version, own=False)]
+            found = self._own[version] = Runs(self._tablet.schema.layout(version), runs)
+        return found
+
+    def _locked_runs(self) -> Runs:
+        version = self._version
+        runs = self._part_runs(self._locked, version, own=False)
+        return Runs(self._tablet.schema.layout(version), runs)
 
     def runs(self, version: int = 0) -> list[Run]:
         """The transaction's own runs, newest first, as rows of a version of the table."""
-        tablet = self._tablet
-        schema = tablet.schema
         version = version or self._version
         runs: list[Run] = []
         if self._memtable.entries:
-            runs.append((True, [(self._memtable, schema.map(self._version, version))]))
-        for part in reversed(self._parts):
+            runs.append((True, [(self._memtable, self._tablet.schema.map(self._version, version))]))
+        return runs + self._part_runs(self._parts, version, own=True)
+
+    def _part_runs(self, parts: Sequence[_Part], version: int, own: bool) -> list[Run]:
+        tablet = self._tablet
+        runs: list[Run] = []
+        for part in reversed(parts):
             if part.memtable is not None:
-                runs.append((True, [(part.memtable, schema.map(part.version, version))]))
+                runs.append((own, [(part.memtable, tablet.schema.map(part.version, version))]))
             elif part.metas:
-                runs.append((True, [tablet.piece(s, version) for s in self._segments(part)]))
+                runs.append((own, [tablet.piece(s, version) for s in self._segments(part)]))
         return runs
 
     def _segments(self, part: _Part) -> list[Segment]:
@@ -163,47 +243,64 @@ class Ingest:
 
     def _filter(self, wanted: Callable[[int], bool], ts: int) -> None:
         """Keeps the rows of wanted statements. One by one where a part has others too: rare."""
-        if all(map(wanted, self._statements)) and all(
-            wanted(number) for part in self._parts for number in part.statements
-        ):
-            return
-        schema = self._tablet.schema
-        version = self._version
-        fresh = MemTable()
         kept: list[_Part] = []
-        sources: list[Run] = []
-        if any(map(wanted, self._statements)):
-            sources.append((False, [(self._memtable, None)]))
-        statements = {number for number in self._statements if wanted(number)}
         for part in self._parts:
             if all(map(wanted, part.statements)):
                 kept.append(part)
                 continue
             if any(map(wanted, part.statements)):
-                if part.memtable is not None:
-                    piece = part.memtable, schema.map(part.version, version)
-                    sources.append((False, [piece]))
-                else:
-                    pieces = [self._tablet.piece(s, version) for s in self._segments(part)]
-                    sources.append((False, pieces))
-                statements |= {number for number in part.statements if wanted(number)}
-            self._discard(part)
-        for source in sources:
-            runs = Runs(schema.layout(version), [source])
-            for key, row, number in RowCursor(runs, b"", b"", ts, False, None):
-                if wanted(number):
-                    fresh.put(key, row, number)
+                kept.append(self._filtered(part, wanted, ts))
+            self._take_back(part)
         self._parts = kept
-        self._sealed = None
-        self._memtable = fresh
-        self._statements = statements
+        if self._memtable.entries and not all(map(wanted, self._statements)):
+            part = _Part(self._memtable, self._version, self._statements, self._changes)
+            rest = self._filtered(part, wanted, ts)
+            assert rest.memtable is not None
+            self._memtable, self._statements = rest.memtable, rest.statements
+            self._changes = rest.changes
+            self._take_back(part)
+        self._changed()
+        for part in (*kept, *self._locked):
+            if not part.written:
+                self._write(part)
         self._count()
+
+    def _take_back(self, part: _Part) -> None:
+        """Its rows are none any more; locks of rows that were there stay."""
+        if part.changes:
+            self._locked.append(part)
+        else:
+            self._discard(part)
+
+    def _filtered(self, part: _Part, wanted: Callable[[int], bool], ts: int) -> _Part:
+        """A part of only the rows of wanted statements, up to `ts`; it is not written yet."""
+        schema, version = self._tablet.schema, part.version
+        fresh = MemTable()
+        pieces: list[Piece]
+        if part.memtable is not None:
+            pieces = [(part.memtable, None)]
+        else:
+            pieces = [self._tablet.piece(s, version) for s in self._segments(part)]
+        runs = Runs(schema.layout(version), [(False, pieces)])
+        for key, row, number in RowCursor(runs, b"", b"", ts, False, None):
+            if wanted(number):
+                fresh.put(key, row, number)
+        if part.changes:
+            columns, most = schema.columns_of(version), self._engine.budget.group_bytes
+            for piece in pieces:
+                for batch in jobs.merge([piece], runs.layout, columns, 0, False, most):
+                    keys, stamps, deleted = (batch.column(at).to_pylist() for at in range(3))
+                    for key, number, gone in zip(keys, stamps, deleted, strict=True):
+                        if gone and wanted(number):
+                            fresh.put(key, None, number)
+        return _Part(fresh, version, set(filter(wanted, part.statements)), part.changes)
 
     # --- to disk
 
     def absorb(self, overlay: Mapping[bytes, bytes | None]) -> None:
         """Takes the transaction's later writes by key as well, so that all goes in one way."""
         self.seal()
+        self._changes = True
         for key, row in overlay.items():
             if row is not None:
                 row = self._tablet.as_version(row, self._version)
@@ -245,6 +342,8 @@ class Ingest:
             return
         self._closed = True
         self._engine.privates.discard(self)
+        for part in self._locked:
+            self._discard(part)
         for part in self._parts:
             if linked:
                 self._tablet.adopt(part.segments)
@@ -253,8 +352,14 @@ class Ingest:
                 self._discard(part)
         self._memtable = MemTable()
         self._parts = []
-        self._sealed = None
+        self._locked = []
+        self._changed()
         self._count()
+
+    def _changed(self) -> None:
+        """Parts, or the memtable, are others now."""
+        self._sealed = None
+        self._own = {}
 
     def _unflushed(self) -> int:
         return sum(part.memtable is not None for part in self._parts)
@@ -262,7 +367,8 @@ class Ingest:
     def _count(self) -> None:
         """Keeps the engine's count of private memory true."""
         now = self.unsealed_bytes
-        now += sum(p.memtable.memory_bytes for p in self._parts if p.memtable is not None)
+        parts = (*self._parts, *self._locked)
+        now += sum(part.memtable.memory_bytes for part in parts if part.memtable is not None)
         self._engine.private_bytes += now - self._counted_bytes
         self._counted_bytes = now
 
@@ -279,15 +385,20 @@ class Ingest:
         """Has a worker make a segment of the memtable."""
         if not self._memtable.entries:
             return
-        engine, tablet = self._engine, self._tablet
-        memtable, version = self._memtable, self._version
-        part = _Part(memtable, version, self._statements)
+        part = _Part(self._memtable, self._version, self._statements, self._changes)
         self._parts.append(part)
-        self._memtable, self._statements = MemTable(), set()
-        self._sealed = None
-        schema = tablet.schema
+        self._memtable, self._statements, self._changes = MemTable(), set(), False
+        self._changed()
+        self._write(part)
+
+    def _write(self, part: _Part) -> None:
+        engine, tablet = self._engine, self._tablet
+        memtable, version, schema = part.memtable, part.version, tablet.schema
+        assert memtable is not None
+        part.written = True
         columns = schema.columns_of(version)
-        work = jobs.merge([(memtable, None)], schema.layout(version), columns, 0, False)
+        layout, group_bytes = schema.layout(version), engine.budget.group_bytes
+        work = jobs.merge([(memtable, None)], layout, columns, 0, False, group_bytes)
         target = engine.target(tablet, 0, columns, version)
 
         def done(segments: list[Segment] | None, error: BaseException | None) -> None:
@@ -311,7 +422,7 @@ class Ingest:
         elif not part.discarded:
             assert error is not None
             self._failure = _as_storage_error(error)
-        self._sealed = None
+        self._changed()
         if not self._closed:
             self._count()
         waiting, self._waiting = self._waiting, []

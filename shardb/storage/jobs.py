@@ -54,6 +54,7 @@ def merge(
     columns: Sequence[SegmentColumn],
     gc_ts: int,
     drop_tombstones: bool,
+    group_bytes: int,
 ) -> RunMerge:
     """What to write: all rows of sources, newest first, in one layout. See `RunMerge`."""
     return RunMerge(
@@ -64,7 +65,7 @@ def merge(
         gc_ts=gc_ts,
         drop_tombstones=drop_tombstones,
         group_rows=limits.SEGMENT_GROUP_ROWS,
-        group_bytes=limits.SEGMENT_GROUP_TARGET_BYTES,
+        group_bytes=group_bytes,
     )
 
 

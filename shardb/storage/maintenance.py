@@ -191,7 +191,12 @@ class Maintenance:
         columns = schema.columns_of(item.version)
         gc_ts = engine.gc_ts()
         work = jobs.merge(
-            [(item.memtable, None)], schema.layout(item.version), columns, gc_ts, False
+            [(item.memtable, None)],
+            schema.layout(item.version),
+            columns,
+            gc_ts,
+            False,
+            engine.budget.group_bytes,
         )
         target = engine.target(tablet, item.order, columns, item.version)
         self._flushing = tablet
@@ -309,7 +314,8 @@ class Maintenance:
         version = max(tablet.version_of(segment) for segment in segments)
         sources = [tablet.piece(segment, version) for segment in segments]
         columns = tablet.schema.columns_of(version)
-        work = jobs.merge(sources, tablet.schema.layout(version), columns, gc_ts, choice.bottom)
+        layout, group_bytes = tablet.schema.layout(version), engine.budget.group_bytes
+        work = jobs.merge(sources, layout, columns, gc_ts, choice.bottom, group_bytes)
         order = max(meta.order for meta in inputs)
         target = engine.target(tablet, order, columns, version)
         self._merging = tablet

@@ -16,12 +16,11 @@ import pyarrow as pa
 
 from shardb import limits
 
-# Of glibc's mallopt: its number of an option, and the value.
-MALLOC_OPTIONS: Final = (
-    (-8, 2),  # M_ARENA_MAX: each arena keeps its own free memory
-    (-3, 8 * limits.MIB),  # M_MMAP_THRESHOLD: else it grows with what is freed
-    (-1, 16 * limits.MIB),  # M_TRIM_THRESHOLD
-)
+M_TRIM_THRESHOLD: Final = -1  # of glibc's mallopt
+M_MMAP_THRESHOLD: Final = -3
+M_ARENA_MAX: Final = -8
+SMALL_BUDGET_BYTES: Final = 512 * limits.MIB
+SMALL_DECAY_MS: Final = 100  # of Arrow's freed pages; it keeps them for a second by default
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,11 @@ class MemoryBudget:
         return min(limits.MEMTABLE_MAX_BYTES, self.memtables_bytes // 4)
 
     @property
+    def transaction_bytes(self) -> int:
+        """What one transaction keeps row by row; many rows of a statement go to memtables."""
+        return min(limits.TXN_BUFFER_MAX_BYTES, self.total_bytes // 2)
+
+    @property
     def engine_bytes(self) -> int:
         """The fragment engine's."""
         return self.total_bytes * 4 // 10
@@ -50,16 +54,36 @@ class MemoryBudget:
         """Decompressed columns and the marks of overwritten rows."""
         return self.total_bytes // 10
 
+    @property
+    def group_bytes(self) -> int:
+        """A row group in the making; a flush and a merge have two of them each."""
+        return min(limits.SEGMENT_GROUP_TARGET_BYTES, self.total_bytes // 32)
 
-def tame_allocators() -> None:
+    @property
+    def scan_rows(self) -> int:
+        """A scan's batch, where rows have to be copied."""
+        return min(limits.SCAN_BATCH_ROWS, self.total_bytes // (4 * limits.KIB))
+
+    @property
+    def batch_bytes(self) -> int:
+        """A chunk of a scan: it is there about three times, as columns and as a message."""
+        return min(limits.RPC_CHUNK_BYTES, self.total_bytes // 64)
+
+
+def tame_allocators(budget: MemoryBudget) -> None:
     """Has freed memory go back to the system, where by default much of it stays with the process.
 
-    Once, at its start. Smaller thresholds would cost more than they save: whoever gives memory back
-    keeps all other threads from getting any, or a page of a mapped file.
+    Once, at its start. How much stays goes by the budget, as less costs more: whoever gives memory
+    back keeps all other threads from getting any, or a page of a mapped file.
     """
+    total = budget.total_bytes
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if mallopt is not None:
-        for option, value in MALLOC_OPTIONS:
-            mallopt(option, value)
+        mallopt(M_ARENA_MAX, 2)  # each arena keeps its own free memory
+        # By default it grows with what is freed.
+        mallopt(M_MMAP_THRESHOLD, min(8 * limits.MIB, total // 64))
+        mallopt(M_TRIM_THRESHOLD, min(16 * limits.MIB, total // 32))
     with contextlib.suppress(NotImplementedError):  # not every build of PyArrow has it
         pa.set_memory_pool(pa.jemalloc_memory_pool())
+        if total < SMALL_BUDGET_BYTES:
+            pa.jemalloc_set_decay_ms(SMALL_DECAY_MS)

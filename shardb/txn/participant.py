@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
+from shardb import limits
 from shardb.errors import SqlError, StorageError
 from shardb.rpc import messages as m
 from shardb.txn import oracle, records, spans
@@ -60,6 +61,7 @@ class Participant:
         self.states: dict[bytes, State] = {}
         self.prepared: dict[bytes, State] = {}
         self.bulk_writers: list[State] = []
+        self.txn_max_bytes = limits.TXN_BUFFER_MAX_BYTES  # that a transaction keeps row by row
         self.max_read_ts = 0
         self.newest_commit_ts = 0
         self.known_issued = 0
@@ -139,7 +141,7 @@ class Participant:
                 return aborted_failure("the transaction has ended")
             if txn.txn_ts and txn.txn_ts <= self.known_issued - FORGET_AFTER:
                 return aborted_failure("the transaction is too old to begin on a shard")
-            state = State(txn.txn_id, self.host.new_state_id(), owner)
+            state = State(txn.txn_id, self.host.new_state_id(), owner, self.txn_max_bytes)
             self.states[txn.txn_id] = state
             return state
         if state is None or state.state_id != txn.state_id or state.phase != ACTIVE:
@@ -575,7 +577,7 @@ class Participant:
 
 def _locks_without_writes(state: State) -> tuple[LockedKey, ...]:
     return tuple(
-        LockedKey(table_id, key, exclusive)
-        for (table_id, key), exclusive in state.held.items()
+        LockedKey(table_id, key, mode)
+        for (table_id, key), mode in state.held.items()
         if key not in state.overlays.get(table_id, ())
     )

@@ -7,7 +7,7 @@ little-endian. Writes travel as sections: all rows put into, or all keys deleted
                | keys | rows          (both as `u32 length, bytes` items; no rows if deleted;
                                        of a link no keys, and as rows the names of its segments)
     commit     u8 version | 16 txn id | u64 commit_ts | u32 sections | sections
-    prepare    u8 version | 16 txn id | u64 state id | u64 min_commit_ts
+    prepare    u8 version (now 2) | 16 txn id | u64 state id | u64 min_commit_ts
                | u32 length, msgpack [participants, locks] | u32 sections | sections
     decide     u8 version | 16 txn id | u64 commit_ts (0: aborted)
     abort      u8 version | 16 txn id | u64 txn_ts
@@ -25,8 +25,10 @@ import msgspec
 from shardb.errors import StorageError
 from shardb.meta.descriptors import Range, Table
 from shardb.rpc.messages import Participant, Span
+from shardb.txn.lockmodes import SHARE, UPDATE
 
 VERSION: Final = 1
+PREPARE_VERSION: Final = 2  # since locks have modes
 
 COMMIT: Final = 1  # one phase: writes and their timestamp at once
 PREPARE: Final = 2
@@ -59,7 +61,15 @@ class Section(NamedTuple):
 
 
 class LockedKey(msgspec.Struct, frozen=True, array_like=True):
-    """A row lock that a prepared transaction holds without a write behind it."""
+    """A row lock that a prepared transaction holds without a write behind it (`lockmodes`)."""
+
+    table_id: int
+    key: bytes
+    mode: int
+
+
+class _LockedKey1(msgspec.Struct, frozen=True, array_like=True):
+    """The same in version 1."""
 
     table_id: int
     key: bytes
@@ -69,6 +79,12 @@ class LockedKey(msgspec.Struct, frozen=True, array_like=True):
 class _PrepareRest(msgspec.Struct, frozen=True, array_like=True):
     participants: tuple[Participant, ...]
     locks: tuple[LockedKey, ...]
+    spans: tuple[Span, ...] = ()
+
+
+class _PrepareRest1(msgspec.Struct, frozen=True, array_like=True):
+    participants: tuple[Participant, ...]
+    locks: tuple[_LockedKey1, ...]
     spans: tuple[Span, ...] = ()
 
 
@@ -126,7 +142,9 @@ def encode_prepare(record: Prepare) -> bytes:
     """Phase one of a commit."""
     rest = msgspec.msgpack.encode(_PrepareRest(record.participants, record.locks, record.spans))
     parts = [
-        _PREPARE.pack(VERSION, record.txn_id, record.state_id, record.min_commit_ts, len(rest)),
+        _PREPARE.pack(
+            PREPARE_VERSION, record.txn_id, record.state_id, record.min_commit_ts, len(rest)
+        ),
         rest,
         len(record.sections).to_bytes(4, "little"),
     ]
@@ -156,12 +174,12 @@ def _damaged(what: str) -> StorageError:
     return StorageError("XX001", f"a log record is damaged: {what}")
 
 
-def _check_version(payload: bytes) -> None:
+def _check_version(payload: bytes, newest: int = VERSION) -> None:
     if not payload:
         raise _damaged("it is empty")
-    if payload[0] != VERSION:
+    if not VERSION <= payload[0] <= newest:
         raise StorageError(
-            "0A000", f"a log record has version {payload[0]}, this shardb reads {VERSION}"
+            "0A000", f"a log record has version {payload[0]}, this shardb reads {newest}"
         )
 
 
@@ -196,7 +214,7 @@ def decode_commit(payload: bytes) -> Commit:
 
 
 def decode_prepare(payload: bytes) -> Prepare:
-    _check_version(payload)
+    _check_version(payload, PREPARE_VERSION)
     if len(payload) < _PREPARE.size:
         raise _damaged("a prepare is cut")
     _, txn_id, state_id, min_commit_ts, length = _PREPARE.unpack_from(payload)
@@ -204,7 +222,7 @@ def decode_prepare(payload: bytes) -> Prepare:
     if at + 4 > len(payload):
         raise _damaged("a prepare is cut")
     try:
-        rest = msgspec.msgpack.decode(payload[_PREPARE.size : at], type=_PrepareRest)
+        rest = _decode_rest(payload[0], payload[_PREPARE.size : at])
     except msgspec.DecodeError as error:
         raise _damaged("a prepare is malformed") from error
     count = int.from_bytes(payload[at : at + 4], "little")
@@ -212,6 +230,14 @@ def decode_prepare(payload: bytes) -> Prepare:
     return Prepare(
         txn_id, state_id, min_commit_ts, rest.participants, rest.locks, sections, rest.spans
     )
+
+
+def _decode_rest(version: int, data: bytes) -> _PrepareRest:
+    if version == PREPARE_VERSION:
+        return msgspec.msgpack.decode(data, type=_PrepareRest)
+    rest = msgspec.msgpack.decode(data, type=_PrepareRest1)
+    locks = (LockedKey(k.table_id, k.key, UPDATE if k.exclusive else SHARE) for k in rest.locks)
+    return _PrepareRest(rest.participants, tuple(locks), rest.spans)
 
 
 def decode_outcome(payload: bytes) -> Outcome:

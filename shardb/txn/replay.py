@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from shardb._core.frames import split_items
 from shardb.errors import StorageError
 from shardb.txn import records
+from shardb.txn.lockmodes import UPDATE
 from shardb.txn.participant import ABORTED_TS, Participant
 from shardb.txn.state import PREPARED, State
 
@@ -42,9 +43,10 @@ def replay_prepare(participant: Participant, record: records.Prepare) -> None:
         )
         for key, row in zip(keys, rows, strict=True):
             state.put(0, section.table_id, key, row)
-            participant.locks.try_acquire(state, (section.table_id, key), True)
+            # Perhaps it was held in a weaker mode: then others may hold the key beside it.
+            participant.locks.restore(state, (section.table_id, key), UPDATE)
     for locked in record.locks:
-        participant.locks.try_acquire(state, (locked.table_id, locked.key), locked.exclusive)
+        participant.locks.restore(state, (locked.table_id, locked.key), locked.mode)
     participant.states[record.txn_id] = state
     participant.prepared[record.txn_id] = state
 

@@ -39,7 +39,7 @@ Previous = bytes | None | _Missing
 
 
 class BulkWrites(Protocol):
-    """Large inserts into one table: rows that were not there, each key once; their keys are locked.
+    """Large inserts, updates and deletions of one table; their keys are locked.
 
     A bulk stays with its transaction until `close`.
     """
@@ -50,11 +50,15 @@ class BulkWrites(Protocol):
         ...
 
     def holds(self, key: bytes) -> bool:
-        """True if a row with this key is in it."""
+        """True if it writes this key."""
+        ...
+
+    def locks(self, key: bytes) -> bool:
+        """The same, or if it did before that was taken back."""
         ...
 
     def first_held(self, keys: bytes, count: int) -> int:
-        """The number of the first of these framed keys that is in it, -1 if none."""
+        """The number of the first of these framed keys that it locks, -1 if none."""
         ...
 
     def undo(self, statement: int) -> None:
@@ -100,6 +104,7 @@ class State:
         "last_statement",
         "log",
         "min_commit_ts",
+        "most_bytes",
         "overlays",
         "owner",
         "participants",
@@ -114,7 +119,13 @@ class State:
         "waiters",
     )
 
-    def __init__(self, txn_id: bytes, state_id: int, owner: object) -> None:
+    def __init__(
+        self,
+        txn_id: bytes,
+        state_id: int,
+        owner: object,
+        most_bytes: int = limits.TXN_BUFFER_MAX_BYTES,
+    ) -> None:
         self.txn_id = txn_id
         self.state_id = state_id
         self.owner = owner  # the connection it came over, opaque; None after a restart
@@ -126,12 +137,13 @@ class State:
         self.last_statement = 0
         self.last_reply: Message | None = None
         self.floor = 0  # the largest commit_ts read, locked or overwritten
-        self.bytes = 0  # of buffered writes, ever
+        self.bytes = 0  # of buffered writes, ever, with what they take beside the rows
+        self.most_bytes = most_bytes
         self.log: list[tuple[int, int, bytes, bytes | None, Previous]] = []
         self.overlays: dict[int, dict[bytes, bytes | None]] = {}
         self.bulk: dict[int, BulkWrites] = {}
         self.sealing = False  # its bulk is on the way to disk, for a commit or prepare to follow
-        self.held: dict[Key, bool] = {}
+        self.held: dict[Key, int] = {}
         self.min_commit_ts = 0
         self.participants: tuple[Participant, ...] = ()
         self.snapshot_ts = 0  # SERIALIZABLE: what it has read must not change after it
@@ -163,11 +175,23 @@ class State:
         self.log.append((statement, table_id, key, row, overlay.get(key, MISSING)))
         overlay[key] = row
 
+    def take(self, table_id: int) -> list[tuple[int, bytes, bytes | None]]:
+        """Lets go of the overlay of a table: its writes, which another has to keep; locks stay."""
+        self.overlays.pop(table_id, None)
+        taken = [(entry[0], entry[2], entry[3]) for entry in self.log if entry[1] == table_id]
+        self.log = [entry for entry in self.log if entry[1] != table_id]
+        return taken
+
     def grow(self, size: int) -> None:
-        """Counts bytes of buffered writes; 54000 if they become too many."""
-        self.bytes += size
-        if self.bytes > limits.TXN_BUFFER_MAX_BYTES:
-            raise SqlError("54000", "the transaction writes too much to one range")
+        """Counts bytes of writes kept row by row; 53200 if they become too many."""
+        self.bytes += size + limits.TXN_ROW_BYTES
+        if self.bytes > self.most_bytes:
+            raise SqlError(
+                "53200",
+                "out of memory",
+                detail=f"The transaction has written {len(self.log)} rows one by one to one range.",
+                hint="Write fewer rows in a transaction, or raise --memory.",
+            )
 
     def overlay(self, table_id: int) -> dict[bytes, bytes | None] | None:
         """The transaction's own writes to a table by key, or None."""

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from coordinator.catalog import Catalog
+from coordinator.deadlocks import DeadlockWatch
 from coordinator.oracle import OracleService
 from coordinator.plan.plans import RowPlan
 from coordinator.txn_driver import TxnDriver
@@ -97,6 +98,7 @@ class Cluster:
     def __init__(self, path: Path, shards: int = 2) -> None:
         self.path = path
         self.shards = shards
+        self.deadlocks: DeadlockWatch | None = None
         self.servers: dict[int, NodeServer] = {}
         self.codec = key_codec_of(TABLE)
         self.layout = schema_of(TABLE).layout(TABLE.schema_version)
@@ -132,6 +134,10 @@ class Cluster:
         )
         await self.oracle.start()
         self.driver = TxnDriver(lambda: self.catalog, self.oracle, SystemRng())
+        if self.deadlocks is not None:
+            self.deadlocks.stop()
+        self.deadlocks = DeadlockWatch(loop, lambda: self.catalog.nodes, self.driver.client)
+        self.deadlocks.start()
 
     async def start_node(self, node_id: int) -> None:
         server = NodeServer(
@@ -148,6 +154,8 @@ class Cluster:
         await self.servers.pop(node_id).stop()
 
     async def stop(self) -> None:
+        assert self.deadlocks is not None
+        self.deadlocks.stop()
         await self.driver.close()
         for node_id in list(self.servers):
             await self.stop_node(node_id)

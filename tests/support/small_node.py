@@ -20,6 +20,7 @@ from shardb._core.frames import join_items
 from shardb._core.keycodec import KeyCodec
 from shardb._core.rowcursor import RowCursor
 from shardb._core.rowprog import Program
+from shardb._core.runs import Runs
 from shardb.errors import StorageError
 from shardb.meta.descriptors import Column, Range, Table
 from shardb.node import retention, writes
@@ -340,9 +341,14 @@ class Life:
 
     def rows(self, range_: Range, table: Table, ts: int) -> dict[int, list[Any]]:
         """What a row by row read of all keys finds."""
-        runs = self.local(range_).runs(table.id, table.schema_version, None)
+        return self.rows_of(self.local(range_).runs(table.id, table.schema_version, None), ts=ts)
+
+    def rows_of(
+        self, runs: Runs, overlay: Mapping[bytes, bytes | None] | None = None, ts: int = LAST_TS
+    ) -> dict[int, list[Any]]:
+        """The same of some runs, with a transaction's own writes."""
         found = {}
-        for key, row, _ in RowCursor(runs, b"", b"", ts, False, None):
+        for key, row, _ in RowCursor(runs, b"", b"", ts, False, overlay):
             (ident,) = CODEC.decode(key)
             found[cast(int, ident)] = list(runs.layout.decode(row))
         return found

@@ -83,13 +83,20 @@ class FakeDriver:
         self.automatic: Any = None
         self.begun = 0
 
-    def begin(self, level: str = "read committed") -> int:
+    def begin(self, level: str = "read committed", process_id: int = 0) -> int:
         self.begun += 1
         self.log.append(f"begin {self.begun}")
         return self.begun
 
     def execute_row(
-        self, txn: Any, plan: RowPlan, program: Any, params: bytes, formats: bytes, done: Any
+        self,
+        txn: Any,
+        plan: RowPlan,
+        program: Any,
+        params: bytes,
+        formats: bytes,
+        done: Any,
+        process_id: int = 0,
     ) -> None:
         self.log.append(f"{plan.program.kind} in {txn}")
         self.pending.append(done)

@@ -1,4 +1,4 @@
-"""The pure parts of transactions: oracle, locks, records, two-phase commit, participant, frames."""
+"""The pure parts of transactions: oracle, records, two-phase commit, participant, frames."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardb._core import frames
-from shardb.errors import SqlError, StorageError
+from shardb.errors import StorageError
 from shardb.meta.descriptors import Column, Range, Table
 from shardb.rpc import framing
 from shardb.rpc import messages as m
 from shardb.txn import records
 from shardb.txn.coordinator import ABORTED, COMMITTED, Ask, Report, Tell, TwoPhaseCommit
-from shardb.txn.locks import Key, LockTable
+from shardb.txn.lockmodes import KEY_SHARE, SHARE, UPDATE
 from shardb.txn.oracle import STEP, Oracle
 from shardb.txn.recovery import Recovery
 from shardb.txn.replay import replay_outcome, replay_prepare
@@ -39,98 +39,6 @@ def test_oracle_ascends_below_its_persisted_bound(steps: list[tuple[int, bool]])
             assert ts % STEP == 0
             last = ts
     assert Oracle(oracle.bound).issue(0) == 0  # a successor needs a bound of its own
-
-
-# --- locks
-
-
-class Owner:
-    def __init__(self, name: str) -> None:
-        self.txn_id = name.encode().ljust(16)
-        self.held: dict[Key, bool] = {}
-
-
-ROW: Key = (1, b"row")
-OTHER: Key = (1, b"other")
-
-
-def test_locks_are_granted_in_order() -> None:
-    locks = LockTable()
-    a, b, c, d = (Owner(name) for name in "abcd")
-    order: list[str] = []
-    assert locks.try_acquire(a, ROW, True)
-    assert not locks.try_acquire(b, ROW, False)
-    locks.wait(b, ROW, False, lambda: order.append("b"))
-    locks.wait(c, ROW, False, lambda: order.append("c"))
-    locks.wait(d, ROW, True, lambda: order.append("d"))
-    for grant in locks.release_all(a):
-        grant()
-    assert order == ["b", "c"]
-    assert locks.release_all(b) == []
-    for grant in locks.release_all(c):
-        grant()
-    assert order == ["b", "c", "d"]
-    assert locks.release_all(d) == [] and len(locks) == 0
-
-
-def test_an_upgrade_goes_before_the_queue() -> None:
-    locks = LockTable()
-    a, b, c = (Owner(name) for name in "abc")
-    order: list[str] = []
-    assert locks.try_acquire(a, ROW, False) and locks.try_acquire(b, ROW, False)
-    locks.wait(c, ROW, True, lambda: order.append("c"))
-    assert not locks.try_acquire(a, ROW, True)
-    locks.wait(a, ROW, True, lambda: order.append("a"))
-    for grant in locks.release_all(b):
-        grant()
-    assert order == ["a"] and a.held[ROW]
-    for grant in locks.release_all(a):
-        grant()
-    assert order == ["a", "c"]
-
-
-def test_a_circle_of_waiters_is_a_deadlock() -> None:
-    locks = LockTable()
-    a, b = Owner("a"), Owner("b")
-    locks.try_acquire(a, ROW, True)
-    locks.try_acquire(b, OTHER, True)
-    locks.wait(a, OTHER, True, lambda: None)
-    with pytest.raises(SqlError) as caught:
-        locks.wait(b, ROW, True, lambda: None)
-    assert caught.value.sqlstate == "40P01"
-
-
-@given(st.integers(0, 10_000))
-def test_locks_never_conflict_and_never_get_stuck(seed: int) -> None:
-    rng = random.Random(seed)
-    locks = LockTable()
-    owners = [Owner(str(i)) for i in range(5)]
-    waiting: set[str] = set()
-    keys: list[Key] = [(1, bytes([i])) for i in range(3)]
-    for _ in range(80):
-        owner = rng.choice(owners)
-        name = owner.txn_id.decode()
-        if name in waiting or rng.random() < 0.3:
-            waiting.discard(name)
-            for grant in locks.release_all(owner):
-                grant()
-        else:
-            key, exclusive = rng.choice(keys), rng.random() < 0.5
-            if not locks.try_acquire(owner, key, exclusive):
-                try:
-                    locks.wait(owner, key, exclusive, lambda name=name: waiting.discard(name))
-                    waiting.add(name)
-                except SqlError:
-                    for grant in locks.release_all(owner):
-                        grant()
-        for key in keys:
-            holders = [o for o in owners if key in o.held]
-            if any(o.held[key] for o in holders):
-                assert len(holders) == 1, f"seed {seed}"
-    for owner in owners:
-        for grant in locks.release_all(owner):
-            grant()
-    assert len(locks) == 0, f"seed {seed}"
 
 
 # --- records
@@ -168,7 +76,12 @@ def test_records_come_back() -> None:
     commit = records.decode_commit(records.encode_commit(TXN, 9, SECTIONS))
     assert commit == records.Commit(TXN, 9, SECTIONS)
     prepare = records.Prepare(
-        TXN, 3, 8, (m.Participant(1, 2, b"k", 3),), (records.LockedKey(7, b"x", False),), SECTIONS
+        TXN,
+        3,
+        8,
+        (m.Participant(1, 2, b"k", 3),),
+        (records.LockedKey(7, b"x", KEY_SHARE),),
+        SECTIONS,
     )
     assert records.decode_prepare(records.encode_prepare(prepare)) == prepare
     assert records.decode_outcome(records.encode_outcome(TXN, 4)) == records.Outcome(TXN, 4)
@@ -176,6 +89,16 @@ def test_records_come_back() -> None:
     table = Table(5, "t", 2, (Column(1, "id", 3),), (0,))
     install = records.decode_install(records.encode_install(descriptor, table))
     assert (install.range, install.table) == (descriptor, table)
+
+
+def test_a_prepare_of_before_locks_had_modes_is_read() -> None:
+    payload = bytes.fromhex(
+        "01000102030405060708090a0b0c0d0e0f03000000000000000800000000000000"
+        "170000009391940102c4016b03929307c40178c29307c40179c39000000000"
+    )
+    found = records.decode_prepare(payload)
+    assert found.locks == (records.LockedKey(7, b"x", SHARE), records.LockedKey(7, b"y", UPDATE))
+    assert found.participants == (m.Participant(1, 2, b"k", 3),)
 
 
 @given(st.data())
