@@ -86,7 +86,7 @@ class Faults:
 
     def _seconds(self) -> float:
         """Short mostly, now and then long enough for time limits to pass."""
-        return self.rng.choice((0.01, 0.05, 0.2, 0.5, 1.5, 6.0)) * self.rng.uniform(0.5, 1.5)
+        return self.rng.choice((0.01, 0.05, 0.2, 0.5, 1.5, 5.0, 15.0)) * self.rng.uniform(0.5, 1.5)
 
     def _pause(self, process: Process) -> None:
         if process.loop is not None and process.running:

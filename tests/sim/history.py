@@ -13,7 +13,7 @@ from tests.sim.client import Connection, ConnectionLost, PgError, Result
 OK: Final = "ok"
 FAILED: Final = "failed"  # certainly without effect
 UNKNOWN: Final = "unknown"
-LOCK_TIMEOUT_S: Final = 2
+LOCK_TIMEOUT_S: Final = 5
 
 
 @dataclass
