@@ -116,9 +116,11 @@ class Process:
 
     def fatal(self, error: StorageError) -> None:
         """What ends the process from inside."""
-        self.cluster.world.note(f"{self.name} ends: {error.message}")
+        world = self.cluster.world
+        world.note(f"{self.name} ends: {error.message}")
+        self._power = world.rng.random() < 0.5
         if error.sqlstate.startswith("XX"):
-            self.cluster.world.problems.append(f"{self.name} ends: {error.message}")
+            world.problems.append(f"{self.name} ends: {error.message}")
         raise Crash
 
     def kill(self, power: bool = False) -> None:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from shardb.sim.loop import MS, SECOND
+from shardb.sim.loop import SECOND
 from tests.sim.cluster import Cluster, Process
 
 KINDS: Final = (
@@ -22,6 +22,8 @@ KINDS: Final = (
     "slow disk",
     "full disk",
     "clock jump",
+    "disk error",
+    "power off all",
 )
 
 
@@ -70,6 +72,8 @@ class Faults:
             "slow disk": lambda: self._slow(shard),
             "full disk": lambda: self._fill(shard),
             "clock jump": lambda: self._jump(process),
+            "disk error": lambda: self._fail_disk(shard),
+            "power off all": self._power_off,
         }
         actions[kind]()
 
@@ -82,7 +86,7 @@ class Faults:
 
     def _seconds(self) -> float:
         """Short mostly, now and then long enough for time limits to pass."""
-        return self.rng.choice((0.01, 0.05, 0.2, 0.5, 1.5, 6.0)) * self.rng.uniform(0.5, 1.5)
+        return self.rng.choice((0.01, 0.05, 0.2, 0.5, 1.5, 5.0, 15.0)) * self.rng.uniform(0.5, 1.5)
 
     def _pause(self, process: Process) -> None:
         if process.loop is not None and process.running:
@@ -136,5 +140,12 @@ class Faults:
         if process.clock is not None:
             process.clock.offset_ms += self.rng.randrange(-5_000, 5_000)
 
+    def _fail_disk(self, shard: Process) -> None:
+        """The next sync fails, after which the process must trust nothing."""
+        self.cluster.world.note(f"disk of {shard.name} fails")
+        shard.disk.failing.add("sync")
 
-SHORT_NS: Final = MS
+    def _power_off(self) -> None:
+        self.cluster.world.note("power failure")
+        for process in self.cluster.processes:
+            process.kill(power=True)

@@ -13,7 +13,7 @@ from tests.sim.client import Connection, ConnectionLost, PgError, Result
 OK: Final = "ok"
 FAILED: Final = "failed"  # certainly without effect
 UNKNOWN: Final = "unknown"
-LOCK_TIMEOUT_S: Final = 2
+LOCK_TIMEOUT_S: Final = 5
 
 
 @dataclass
@@ -128,5 +128,7 @@ class Client:
 
     def _record(self, operation: Operation) -> Operation:
         operation.ended_ns = self.world.now_ns
+        if operation.error.startswith("PgError XX"):
+            self.world.problems.append(str(operation))
         self.history.append(operation)
         return operation

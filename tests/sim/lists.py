@@ -73,7 +73,7 @@ class Lists(Workload):
             key = self._key(client)
             rows = (await client.statement("SELECT v FROM lists WHERE id = $1", key)).rows
             lists[key] = elements_of(rows[0][0])
-        elif chance < 0.85:
+        elif chance < 0.92:
             sql = "SELECT id, v FROM lists WHERE id >= $1 AND id < $2"
             low = self._key(client)
             rows = (await client.statement(sql, low, low + GENERATIONS + 1)).rows

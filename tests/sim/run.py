@@ -9,6 +9,7 @@ import random
 import shutil
 import tempfile
 import time
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,6 @@ from typing import Final
 
 from shardb.sim.loop import SECOND, World
 from tests.sim.bank import Bank
-from tests.sim.client import ConnectionLost, PgError
 from tests.sim.cluster import Cluster
 from tests.sim.faults import KINDS, Faults
 from tests.sim.history import OK, Client
@@ -62,6 +62,17 @@ class Report:
     setup: str = ""
 
 
+class ErrorsLogged(logging.Handler):
+    """What a process tells its operator of as an error is a bug here, but for a disk's troubles."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self.problems = problems
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.problems.append(f"{record.name}: {record.getMessage()}")
+
+
 class Run:
     """One cluster's life."""
 
@@ -86,6 +97,7 @@ class Run:
             f" a fault each {mean_s} s of {', '.join(kinds) or 'none'}"
         )
         self.cluster = Cluster(world, shards, directory)
+        self.cluster.network.late_part = rng.choice((0.001, 0.01, 0.1))
         self.faults = Faults(self.cluster, list(kinds), mean_s)
         self.left = config.transactions
         self.users = [
@@ -103,9 +115,12 @@ class Run:
         if self.config.verbose:
             world.on_event = lambda event: print(f"{world.now_ns / SECOND:.6f} {event}")
         cluster.start()
+        errors = ErrorsLogged(world.problems)
+        logging.getLogger().addHandler(errors)
         try:
             self._carry_out(report)
         finally:
+            logging.getLogger().removeHandler(errors)
             report.failures += [f"bug: {problem}" for problem in world.problems]
             report.digest, report.turns = world.digest, world.turns
             report.virtual_s = world.now_ns / SECOND
@@ -178,9 +193,10 @@ def simulate(config: Config) -> Report:
     try:
         run = Run(config, directory)
         run.carry_out(report)
-    except (PgError, ConnectionLost, AssertionError) as error:
-        logging.getLogger("sim").exception("seed %d", config.seed)
-        report.failures.append(f"{type(error).__name__}: {error}")
+    except Exception as error:  # a client that met what it did not expect: rows that are not there
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        name = Path(where.filename).name
+        report.failures.append(f"{name}:{where.lineno}: {type(error).__name__}: {error}")
     finally:
         gc.enable()
         shutil.rmtree(directory, ignore_errors=True)

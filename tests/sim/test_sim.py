@@ -40,6 +40,9 @@ def test_without_faults_every_statement_gets_through(name: str) -> None:
     report = simulate(Config(1, 200, (name,), ()))
     assert not report.failures
     assert not report.outcomes["unknown"]
+    expected = ("40001", "40P01", "23505")  # deadlocks are found, no lock timeout is needed
+    errors = [found for found in report.outcomes if found.startswith("PgError")]
+    assert all(error.split()[1] in expected for error in errors), errors
 
 
 def test_the_same_seed_repeats_byte_for_byte() -> None:
