@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from coordinator.executor import Executor, TableWriter
+from coordinator.plan.checks import checks_of
 from coordinator.ports import Shell, Waiter
 from coordinator.writes import BulkInsert
 from shardb import limits
@@ -84,7 +85,8 @@ async def copy_from(executor: Executor, session: Conversation, spec: CopyFrom) -
     txn.lock_timeout_s = session.settings.lock_timeout_s
     try:
         writer = TableWriter(table)
-        bulk = executor.bulk_insert(session, writer, txn)
+        checks = checks_of(table, executor.catalog)
+        bulk = executor.bulk_insert(session, writer, txn, checks)
         defaults = await _defaults(executor, session, table, spec)
         reader = make_reader(table, spec, executor, bulk.dealer, defaults)
         inbox = session.copy_begin(len(spec.columns))

@@ -41,9 +41,10 @@ from shardb import limits, types
 from shardb._core.datarow import DataRowWriter
 from shardb._core.keycodec import KeyCodec
 from shardb._core.rowcodec import RowLayout
+from shardb.checks import FAILING_VALUE_MAX, RowChecks
 from shardb.errors import SqlError
 from shardb.meta.descriptors import Table
-from shardb.program import TypeRef
+from shardb.program import NamedCheck, TypeRef
 
 if TYPE_CHECKING:
     from coordinator.conversation import Conversation
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("coordinator.executor")
 
 STATEMENT_RETRIES_MAX: Final = 10  # re-runs of DML by query whose rows changed under it
-FAILING_VALUE_MAX: Final = 64  # characters of a value in the detail of 23502
 _PG_EPOCH_US: Final = 946_684_800_000_000  # 2000-01-01, where binary timestamps begin
 _ROWID_EPOCH_US: Final = 1_735_689_600_000_000  # 2025-01-01
 _INT8: Final = struct.Struct("!q")
@@ -390,9 +390,13 @@ class Executor:
             return rows_in
         writer.check_not_null(rows_in)
         if plan.kind == "insert" and not plan.conflict and rows_in.num_rows >= limits.BULK_ROWS_MIN:
-            await self._insert_bulk(session, writer, rows_in, txn)
+            await self._insert_bulk(session, writer, rows_in, txn, plan.checks)
             return rows_in
         rows, row_offsets, keys, key_offsets = writer.encode(rows_in)
+        if plan.checks:
+            await session.shell.in_thread(
+                RowChecks(table, plan.checks).check_all, unpack(rows, row_offsets)
+            )
         if plan.kind == "insert":
             mode = "insert_ignore" if plan.conflict == "nothing" else "insert"
             written = await self.driver.write_encoded(
@@ -407,10 +411,15 @@ class Executor:
         return rows_in
 
     async def _insert_bulk(
-        self, session: Conversation, writer: TableWriter, rows: pa.Table, txn: Txn
+        self,
+        session: Conversation,
+        writer: TableWriter,
+        rows: pa.Table,
+        txn: Txn,
+        checks: Sequence[NamedCheck],
     ) -> None:
         """Inserts many rows in batches, each dealt out in a thread while others are sent."""
-        bulk = self.bulk_insert(session, writer, txn)
+        bulk = self.bulk_insert(session, writer, txn, checks)
         try:
             for batch in rows.to_batches():
                 at = 0
@@ -422,12 +431,19 @@ class Executor:
             await bulk.stop()
             raise
 
-    def bulk_insert(self, session: Conversation, writer: TableWriter, txn: Txn) -> BulkInsert:
-        """A large insert into a table, to its ranges of now."""
+    def bulk_insert(
+        self,
+        session: Conversation,
+        writer: TableWriter,
+        txn: Txn,
+        checks: Sequence[NamedCheck],
+    ) -> BulkInsert:
+        """A large insert into a table, to its ranges of now; every row has to pass `checks`."""
         table = writer.table
         ranges = self.catalog.range_maps[table.group_id]
+        passed = RowChecks(table, checks) if checks else None
         return BulkInsert(
-            self.driver, session.shell, txn, table, ranges, writer.layout, writer.codec
+            self.driver, session.shell, txn, table, ranges, writer.layout, writer.codec, passed
         )
 
     async def _write_update(

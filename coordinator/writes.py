@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from coordinator.ports import Cancellable, Driver, Shell, Txn, Waiter
 from shardb import limits
+from shardb._core.frames import split_items
 from shardb._core.rowdeal import RowDealer
 from shardb.errors import SqlError
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from coordinator.catalog import RangeMap
     from shardb._core.keycodec import KeyCodec
     from shardb._core.rowcodec import RowLayout
+    from shardb.checks import RowChecks
     from shardb.meta.descriptors import Table
 
 ROW_CHANGED: Final = "row changed"  # what a shard says of a row that is not as it was found
@@ -52,6 +54,7 @@ class BulkInsert:
         ranges: RangeMap,
         layout: RowLayout,
         codec: KeyCodec,
+        checks: RowChecks | None,
     ) -> None:
         self.dealer = RowDealer(
             layout,
@@ -64,6 +67,7 @@ class BulkInsert:
             limits.BULK_HELD_MAX_BYTES,
         )
         self.rows = 0
+        self._checks = checks
         self._driver = driver
         self._shell = shell
         self._txn = txn
@@ -78,6 +82,9 @@ class BulkInsert:
     async def put(self, everything: bool = False) -> None:
         """Sends the dealer's batches, waiting for room; raises what an earlier one failed with."""
         for at, count, keys, rows in self.dealer.take(everything):
+            if self._checks is not None:
+                framed = split_items(bytes(rows), count)
+                await self._shell.in_thread(self._checks.check_all, framed)
             size = len(keys) + len(rows)
             while not self._has_room(at):
                 await self._change()

@@ -20,6 +20,7 @@ PORTALS_MAX: Final = 10_000  # per session
 CLIENT_SEND_BUFFER_MAX_BYTES: Final = 4 * MIB  # above it result streams and parsing pause
 IDENTIFIER_MAX_BYTES: Final = 63
 COLUMNS_MAX: Final = 1_600  # of a table, those it had and lost included
+CHECKS_MAX: Final = 256  # CHECK constraints of a table
 TABLE_LAYOUTS_MAX: Final = 64  # earlier row layouts of a table: changes of its columns
 SCHEMA_VERSION_MAX: Final = 65_535  # of a table: rows carry it in two bytes
 

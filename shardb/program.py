@@ -92,6 +92,13 @@ class Conflict(msgspec.Struct, frozen=True):
     filter: Expr | None = None
 
 
+class NamedCheck(msgspec.Struct, frozen=True):
+    """A CHECK constraint of the table: rows for which `condition` is false are refused."""
+
+    name: str
+    condition: Expr
+
+
 class ProgramSpec(msgspec.Struct, frozen=True):
     """One compiled statement on one table.
 
@@ -116,3 +123,4 @@ class ProgramSpec(msgspec.Struct, frozen=True):
     assignments: tuple[tuple[int, Expr], ...] = ()
     conflict: Conflict | None = None
     locking: str = ""  # "", "update" or "share": SELECT ... FOR UPDATE / SHARE
+    checks: tuple[NamedCheck, ...] = ()  # of the rows that are written, in the order they are tried

@@ -62,6 +62,7 @@ class _Change:
         self.next_column_id = table.next_column_id or _first_free_id(table)
         self.notices: list[str] = []
         self.unfilled = ""
+        self.dropped: set[int] = set()
 
     def drop(self, name: str, if_exists: bool) -> None:
         at = self._find(name)
@@ -78,6 +79,7 @@ class _Change:
                 hint="Copy the rows into a table with another key.",
             )
         del self.columns[at]
+        self.dropped.add(column.id)
 
     def add(self, column: ColumnSpec, if_not_exists: bool) -> None:
         name = column.name
@@ -130,6 +132,7 @@ class _Change:
             schema_version=table.schema_version + 1,
             next_column_id=self.next_column_id,
             history=(*table.history, table.layout),
+            checks=tuple(c for c in table.checks if self.dropped.isdisjoint(c.columns)),
         )
 
     def _find(self, name: str) -> int | None:

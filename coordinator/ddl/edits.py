@@ -18,7 +18,7 @@ from coordinator.ddl.keys import split_key
 from coordinator.ddl.specs import AddPrimaryKey, CreateTable, DropTable, TableName, Truncate
 from shardb.errors import SqlError, unsupported
 from shardb.limits import COLUMNS_MAX
-from shardb.meta.descriptors import Column, Group, Range, Table
+from shardb.meta.descriptors import Check, Column, Group, Range, Table
 from shardb.types import TypeCode as T
 
 ROWID_NAME: Final = "rowid"
@@ -66,6 +66,11 @@ def create_table(spec: CreateTable, catalog: Catalog, next_id: int) -> Edit:
     else:
         columns.append(Column(ROWID_ID, ROWID_NAME, T.INT8, -1, True, None, hidden=True))
         key = (len(columns) - 1,)
+    ids = {column.name: column.id for column in columns}
+    checks = tuple(
+        Check(check.name, check.text, tuple(ids[name] for name in check.columns))
+        for check in spec.checks
+    )
     table = Table(
         id=next_id,
         name=spec.name,
@@ -76,6 +81,7 @@ def create_table(spec: CreateTable, catalog: Catalog, next_id: int) -> Edit:
         schema=schema,
         options=spec.options,
         next_column_id=len(spec.columns) + 1,
+        checks=checks,
     )
     if spec.colocate_with:
         if spec.split_at:

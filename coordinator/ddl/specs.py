@@ -17,6 +17,15 @@ class ColumnSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckSpec:
+    """A CHECK constraint; `text` is SQL, `columns` are the names in it."""
+
+    name: str
+    text: str
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CreateTable:
     """CREATE TABLE. `split_at`: for each split point, text values of the leading key columns."""
 
@@ -29,6 +38,7 @@ class CreateTable:
     split_at: tuple[tuple[str | None, ...], ...] = ()
     colocate_with: str = ""
     options: dict[str, str] = field(default_factory=dict)
+    checks: tuple[CheckSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from coordinator.plan.bounds import bound_programs
+from coordinator.plan.checks import checks_of
 from coordinator.plan.plans import LockPlan, QueryPlan, ScanStage, TableLock, WritePlan
 from coordinator.plan.rowplan import Translator, key_of, out_columns
 from coordinator.sql import typesystem as ts
@@ -316,6 +317,7 @@ def plan_insert_query(statement: InsertStatement, context: Context) -> WritePlan
         returning=_returning(statement.returning, statement.alias, context),
         columns=out_columns(statement.returning),
         tag="INSERT 0 {}",
+        checks=checks_of(table, context.catalog),
     )
 
 
@@ -354,6 +356,7 @@ def plan_change_query(statement: UpdateStatement | DeleteStatement, context: Con
         returning=_returning(statement.returning, scan.alias, context),
         columns=out_columns(statement.returning),
         tag=f"{kind.upper()} {{}}",
+        checks=checks_of(table, context.catalog) if updating else (),
     )
 
 

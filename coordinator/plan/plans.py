@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coordinator.sql.bind_advisory import AdvisoryCall
-from shardb.program import ProgramSpec, TypeRef
+from shardb.program import NamedCheck, ProgramSpec, TypeRef
 from shardb.rpc.messages import Bound
 
 
@@ -149,6 +149,7 @@ class WritePlan:
     hidden rowid column is NULL there and filled in by the session.
     kind `update`: `_key`, `_ts`, then all columns with their new values; the key may change.
     kind `delete`: `_key`, `_ts` (and all columns if RETURNING).
+    `checks` are the table's CHECK constraints, for the rows that are written.
     `returning` is engine SQL over the written rows (`c<position>`, table name `written`), or empty.
     """
 
@@ -159,6 +160,7 @@ class WritePlan:
     returning: str
     columns: tuple[OutColumn, ...]
     tag: str
+    checks: tuple[NamedCheck, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

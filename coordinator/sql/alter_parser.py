@@ -129,7 +129,7 @@ class _Actions:
         cursor.accept("column")
         if_not_exists = cursor.accept("if", "not", "exists")
         name = cursor.identifier()
-        column = parse_column(cursor, self.context, self.table, name, _refuse_key)
+        column = parse_column(cursor, self.context, self.table, name, _Refused())
         self._check_default(column)
         self.adds.append(AddColumn(column, if_not_exists))
 
@@ -163,5 +163,11 @@ class _Actions:
         self.options.update(options)
 
 
-def _refuse_key(constraint: str) -> None:
-    raise unsupported("ALTER TABLE ... ADD COLUMN with PRIMARY KEY")
+class _Refused:
+    """The constraints that a column cannot be added with."""
+
+    def key(self, column: str, name: str) -> None:
+        raise unsupported("ALTER TABLE ... ADD COLUMN with PRIMARY KEY")
+
+    def check(self, name: str, text: str) -> None:
+        raise unsupported("ALTER TABLE ... ADD COLUMN with CHECK")

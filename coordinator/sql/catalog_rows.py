@@ -12,6 +12,7 @@ from typing import Any, Final
 from coordinator.catalog import Catalog
 from coordinator.sql import typesystem as ts
 from shardb import types
+from shardb.limits import CHECKS_MAX
 from shardb.meta.descriptors import Column, Table
 from shardb.program import TypeRef
 from shardb.types import TypeCode as T
@@ -26,11 +27,16 @@ _TABLESPACE_OID: Final = 1663
 _COLLATION_OID: Final = 100
 _INDEX_OIDS: Final = 1_000_000_000
 _CONSTRAINT_OIDS: Final = 2_000_000_000
+_CHECK_OIDS: Final = 3_000_000_000
 _TABLE_OWNER: Final = "shardb"
 
 
 def _index_oid(table: Table) -> int:
     return _INDEX_OIDS + table.id
+
+
+def _check_oid(table: Table, number: int) -> int:
+    return _CHECK_OIDS + table.id * CHECKS_MAX + number
 
 
 def _key_name(table: Table) -> str:
@@ -83,6 +89,7 @@ def classes(catalog: Catalog) -> Iterator[Row]:
             "relam": 2,
             "relnatts": max((number for number, _ in _visible(table)), default=0),
             "relhasindex": not table.has_hidden_key,
+            "relchecks": len(table.checks),
             "relreplident": "d",
         }
         if not table.has_hidden_key:
@@ -185,12 +192,28 @@ def constraints(catalog: Catalog) -> Iterator[Row]:
             "conindid": _index_oid(table),
             "conkey": "{" + numbers + "}",
         }
+    for table in catalog.tables.values():
+        for at, check in enumerate(table.checks):
+            yield {
+                "oid": _check_oid(table, at),
+                "conname": check.name,
+                "connamespace": NAMESPACES.get(table.schema, 2200),
+                "contype": "c",
+                "conrelid": table.id,
+                "conkey": "{" + ",".join(map(str, check.columns)) + "}",
+            }
 
 
 def definitions(catalog: Catalog) -> Iterator[Row]:
     """What pg_get_indexdef(), pg_get_constraintdef() and casts of regclass to text look up."""
     for table in catalog.tables.values():
         yield {"oid": table.id, "definition": "", "name": _quoted(table.name)}
+        for at, check in enumerate(table.checks):
+            yield {
+                "oid": _check_oid(table, at),
+                "definition": f"CHECK ({check.text})",
+                "name": _quoted(check.name),
+            }
     for table in _keyed(catalog):
         names = [_quoted(table.columns[at].name) for at in table.primary_key]
         listed = ", ".join(names)

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
 from sqlglot import exp
 
 from coordinator.catalog import Catalog
 from coordinator.plan import distribute, rowplan
+from coordinator.plan.checks import checks_of
 from coordinator.plan.plans import AdvisoryPlan, OutColumn, Plan, QueryPlan, RowPlan, UtilityPlan
 from coordinator.sql import parse
 from coordinator.sql import typesystem as ts
@@ -23,10 +25,11 @@ from coordinator.sql.bind_query import QueryBinder
 from coordinator.sql.bind_settings import settings_plan
 from coordinator.sql.context import Context
 from coordinator.sql.lexer import Cursor, Token, syntax_error, tokenize
-from coordinator.sql.tree import InsertStatement, SelectQuery
+from coordinator.sql.tree import InsertStatement, SelectQuery, UpdateStatement
 from coordinator.sql.utility import parse_utility
 from shardb.errors import SqlError
 from shardb.limits import PARAMETERS_MAX
+from shardb.meta.descriptors import Table
 from shardb.program import TypeRef
 from shardb.types import TypeCode as T
 
@@ -141,13 +144,17 @@ class Compiler:
             statement = DmlBinder(context).bind(tree)
             assert isinstance(statement, InsertStatement)
             plan = rowplan.plan_insert(statement, context)
-            return plan or distribute.plan_insert_query(statement, context)
+            if plan is not None:
+                return _checked(plan, statement.table, context)
+            return distribute.plan_insert_query(statement, context)
         if isinstance(tree, (exp.Update, exp.Delete)):
             change = DmlBinder(context).bind(tree)
             assert not isinstance(change, InsertStatement)
-            return rowplan.plan_change(change, context) or distribute.plan_change_query(
-                change, context
-            )
+            plan = rowplan.plan_change(change, context)
+            if plan is not None:
+                updating = isinstance(change, UpdateStatement)
+                return _checked(plan, change.scan.table, context) if updating else plan
+            return distribute.plan_change_query(change, context)
         settings = settings_plan(tree)
         if settings is not None:
             return settings
@@ -209,3 +216,11 @@ class Compiler:
         plan = self._plan(context, tokens[cursor.at :])
         columns = (OutColumn("QUERY PLAN", ts.TEXT),)
         return UtilityPlan("explain", (plan, analyze), "EXPLAIN", columns)
+
+
+def _checked(plan: RowPlan, table: Table, context: Context) -> RowPlan:
+    """A plan that writes rows, with the CHECK constraints of its table."""
+    if not table.checks:
+        return plan
+    spec = msgspec.structs.replace(plan.program, checks=checks_of(table, context.catalog))
+    return replace(plan, program=spec, program_id=rowplan.program_id(spec))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
+from coordinator.ddl.naming import constraint_name
 from coordinator.ddl.specs import (
+    CheckSpec,
     ColumnSpec,
     CreateTable,
     DropTable,
     TableName,
     Truncate,
 )
+from coordinator.plan.checks import bind_check
 from coordinator.plan.plans import UtilityPlan
 from coordinator.sql import typesystem as ts
 from coordinator.sql.bind_dml import DmlBinder
@@ -19,8 +21,8 @@ from coordinator.sql.context import Context
 from coordinator.sql.lexer import Cursor, syntax_error, tokenize
 from coordinator.sql.tree import Expression
 from shardb.errors import SqlError, unsupported
-from shardb.limits import COLUMNS_MAX
-from shardb.meta.descriptors import Column
+from shardb.limits import CHECKS_MAX, COLUMNS_MAX
+from shardb.meta.descriptors import Column, Table
 from shardb.program import TypeRef
 from shardb.types import TypeCode as T
 
@@ -39,7 +41,6 @@ _AFTER_DEFAULT: Final = (
 _COMPRESSIONS: Final = ("lz4", "zstd", "none")
 _REFUSED: Final = {
     "unique": "UNIQUE constraints",
-    "check": "CHECK constraints",
     "references": "foreign keys",
     "foreign": "foreign keys",
     "exclude": "EXCLUDE constraints",
@@ -85,6 +86,13 @@ def parse_create(cursor: Cursor, context: Context) -> UtilityPlan:
     )
 
 
+class Constraints(Protocol):
+    """Takes the constraints in a column's definition; `name` is "" if it has none."""
+
+    def key(self, column: str, name: str) -> None: ...
+    def check(self, name: str, text: str) -> None: ...
+
+
 class _Table:
     """A CREATE TABLE in the making."""
 
@@ -93,8 +101,9 @@ class _Table:
         self.context = context
         self.name = name
         self.columns: list[ColumnSpec] = []
-        self.key: tuple[str, ...] = ()
+        self.key_columns: tuple[str, ...] = ()
         self.key_name = ""
+        self.checks: list[tuple[str, str]] = []  # names and conditions
 
     def element(self) -> None:
         """A column or a table constraint."""
@@ -106,6 +115,9 @@ class _Table:
         if cursor.token.is_word("primary") and cursor.peek().is_word("key"):
             cursor.expect("primary", "key")
             self._set_key(column_list(cursor), constraint)
+            return
+        if cursor.token.is_word("check") and (constraint or cursor.peek().text == "("):
+            self.check(constraint, check_text(cursor))
             return
         if (
             cursor.token.kind == "word"
@@ -125,46 +137,60 @@ class _Table:
         name = cursor.identifier()
         if any(column.name == name for column in self.columns):
             raise SqlError("42701", f'column "{name}" specified more than once', position=position)
-        key = lambda constraint: self._set_key((name,), constraint)  # noqa: E731
-        self.columns.append(parse_column(cursor, self.context, self.name, name, key))
+        self.columns.append(parse_column(cursor, self.context, self.name, name, self))
+
+    def key(self, column: str, name: str) -> None:
+        """PRIMARY KEY of a column."""
+        self._set_key((column,), name)
+
+    def check(self, name: str, text: str) -> None:
+        """CHECK of a column or of the table."""
+        self.checks.append((name, text))
 
     def _set_key(self, names: tuple[str, ...], constraint: str) -> None:
-        if self.key:
+        if self.key_columns:
             raise SqlError(
                 "42P16", f'multiple primary keys for table "{self.name}" are not allowed'
             )
-        self.key, self.key_name = names, constraint
+        self.key_columns, self.key_name = names, constraint
 
     def finish(self, schema: str, if_not_exists: bool, options: dict[str, str]) -> CreateTable:
         """The finished value."""
         if len(self.columns) > COLUMNS_MAX:
             raise SqlError("54011", f"tables can have at most {COLUMNS_MAX} columns")
         names = [column.name for column in self.columns]
-        for at, name in enumerate(self.key):
+        for at, name in enumerate(self.key_columns):
             if name not in names:
                 raise SqlError("42703", f'column "{name}" named in key does not exist')
-            if name in self.key[:at]:
+            if name in self.key_columns[:at]:
                 raise SqlError("42701", f'column "{name}" appears twice in primary key constraint')
         columns = tuple(
-            ColumnSpec(c.name, c.type_code, c.typmod, c.not_null or c.name in self.key, c.default)
+            ColumnSpec(
+                c.name, c.type_code, c.typmod, c.not_null or c.name in self.key_columns, c.default
+            )
             for c in self.columns
         )
         for column in columns:
-            if column.name in self.key and column.type_code in (T.JSON, T.JSONB, T.INTERVAL):
+            if column.name in self.key_columns and column.type_code in (
+                T.JSON,
+                T.JSONB,
+                T.INTERVAL,
+            ):
                 raise unsupported(f'a primary key column of type "{column.name}"')
         split_at = options.pop("split_at", "")
-        if split_at and not self.key:
+        if split_at and not self.key_columns:
             raise SqlError("22023", "split_at needs a primary key")
         return CreateTable(
             name=self.name,
             schema=schema,
             columns=columns,
-            primary_key=self.key,
+            primary_key=self.key_columns,
             primary_key_name=self.key_name,
             if_not_exists=if_not_exists,
             split_at=split_points(split_at) if split_at else (),
             colocate_with=options.pop("colocate_with", ""),
             options=options,
+            checks=bound_checks(self.name, columns, self.checks, self.context),
         )
 
 
@@ -173,9 +199,9 @@ def parse_column(
     context: Context,
     table: str,
     name: str,
-    set_key: Callable[[str], None],
+    constraints: Constraints,
 ) -> ColumnSpec:
-    """A column's definition after its name; `set_key` gets the constraint name of PRIMARY KEY."""
+    """A column's definition after its name."""
     ref = parse_type(cursor)
     nulls: bool | None = None
     default = None
@@ -196,7 +222,9 @@ def parse_column(
                 )
             nulls = allowed
         elif cursor.accept("primary", "key"):
-            set_key(constraint)
+            constraints.key(name, constraint)
+        elif cursor.token.is_word("check"):
+            constraints.check(constraint, check_text(cursor))
         elif cursor.accept("default"):
             default = _default_text(cursor)
         elif cursor.accept("collate"):
@@ -214,6 +242,46 @@ def parse_column(
     column = ColumnSpec(name, ref.code, ref.typmod, nulls is False, default)
     bind_default(column, context)
     return column
+
+
+def check_text(cursor: Cursor) -> str:
+    """The condition of CHECK (...)."""
+    cursor.expect("check")
+    cursor.expect_mark("(")
+    start, end = cursor.balanced((")",))
+    cursor.expect_mark(")")
+    if cursor.accept("no"):
+        cursor.expect("inherit")
+    return cursor.text[start:end]
+
+
+def bound_checks(
+    table: str,
+    columns: tuple[ColumnSpec, ...],
+    checks: list[tuple[str, str]],
+    context: Context,
+    taken: tuple[str, ...] = (),
+) -> tuple[CheckSpec, ...]:
+    """Checks with their names and columns; one that cannot be bound is reported here.
+
+    `taken` are the names of other constraints of the table.
+    """
+    described = tuple(Column(at + 1, c.name, c.type_code, c.typmod) for at, c in enumerate(columns))
+    shape = Table(0, table, 0, described, (0,))
+    if len(checks) > CHECKS_MAX:
+        raise SqlError("54000", f"a table can have at most {CHECKS_MAX} check constraints")
+    found: list[CheckSpec] = []
+    names = set(taken) | {name for name, _ in checks if name}
+    for name, text in checks:
+        bound = bind_check(shape, text, context.catalog)
+        mentioned = tuple(columns[at].name for at in bound.columns)
+        if not name:
+            name = constraint_name(table, mentioned if len(mentioned) == 1 else (), "check", names)
+            names.add(name)
+        elif name in taken or any(check.name == name for check in found):
+            raise SqlError("42710", f'check constraint "{name}" already exists')
+        found.append(CheckSpec(name, text, mentioned))
+    return tuple(found)
 
 
 def _default_text(cursor: Cursor) -> str | None:

@@ -41,6 +41,14 @@ class Layout(msgspec.Struct, frozen=True, array_like=True):
     missing: tuple[tuple[int, str], ...] = ()
 
 
+class Check(msgspec.Struct, frozen=True):
+    """A CHECK constraint: `text` is its condition in SQL, `columns` the ids of those it names."""
+
+    name: str
+    text: str
+    columns: tuple[int, ...]
+
+
 class Table(msgspec.Struct, frozen=True):
     """A table. `primary_key` holds positions into `columns`, in key order.
 
@@ -63,6 +71,7 @@ class Table(msgspec.Struct, frozen=True):
     options: dict[str, str] = {}
     next_column_id: int = 0
     history: tuple[Layout, ...] = ()
+    checks: tuple[Check, ...] = ()
 
     @property
     def layout(self) -> Layout:

@@ -21,6 +21,7 @@ import msgspec
 from shardb import limits
 from shardb._core.frames import join_items
 from shardb._core.rowprog import Program
+from shardb.checks import RowChecks
 from shardb.errors import SqlError, StorageError, unsupported
 from shardb.meta.descriptors import Table
 from shardb.node.bulk import Bulk
@@ -50,9 +51,10 @@ Reply = Callable[[m.Message], None]
 class Registered:
     """A program as registered by coordinators."""
 
-    __slots__ = ("program", "spec", "table")
+    __slots__ = ("checks", "program", "spec", "table")
 
     def __init__(self, program: Program, spec: ProgramSpec, table: Table) -> None:
+        self.checks = RowChecks(table, spec.checks) if spec.checks else None
         self.program = program
         self.spec = spec
         self.table = table
@@ -378,6 +380,7 @@ class RowStatement(Statement):
                 if changed is None:
                     continue
                 new_key, row = changed
+                self._check(row)
                 if new_key != key:
                     yield from self._move(state, table, key, new_key, row)
                 else:
@@ -385,6 +388,11 @@ class RowStatement(Statement):
             self.rows += 1
             if returning:
                 self.data.append(program.returning(row, params, message.formats))
+
+    def _check(self, row: bytes) -> None:
+        """23514 if a CHECK constraint refuses the row."""
+        if self.registered.checks is not None:
+            self.registered.checks.check(row)
 
     def _moves(self) -> bool:
         """True if it assigns to the primary key."""
@@ -417,6 +425,7 @@ class RowStatement(Statement):
                     if changed is None:
                         continue
                     row = changed[1]
+                    self._check(row)
                     check_size(key, row)
                     rows.append(row)
                 names.append(key)
@@ -460,6 +469,7 @@ class RowStatement(Statement):
         touched: set[bytes] = set()
         state.overlay(table.id)
         for key, row in program.insert(params, self.local.low, self.local.high):
+            self._check(row)
             existing: bytes | None = None
             if conflict is None or not conflict.assignments:
                 existing = self.undisputed(state, table.id, key)
@@ -484,6 +494,7 @@ class RowStatement(Statement):
                 written = program.upsert(existing, row, params)
                 if written is None:
                     continue
+                self._check(written)
             touched.add(key)
             assert written is not None
             self.put(state, table.id, key, written)
