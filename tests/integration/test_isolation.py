@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.cluster import Cluster
 from tests.support.postgres import Postgres
-from tests.support.schedules import carry_out, steps_of
+from tests.support.schedules import PATIENT_S, SETTLE_S, carry_out, steps_of
 from tests.support.server import Server
 
 READ_COMMITTED, REPEATABLE_READ, SERIALIZABLE = (
@@ -223,12 +223,14 @@ def make_table(server: Server, split: bool) -> None:
         connection.execute("INSERT INTO test VALUES (1, 10), (2, 20)")
 
 
-def trace_of(server: Server, name: str, level: str, split: bool) -> list[tuple[Any, ...]]:
+def trace_of(
+    server: Server, name: str, level: str, split: bool, settle_s: float = SETTLE_S
+) -> list[tuple[Any, ...]]:
     make_table(server, split)
     steps = steps_of(CASES[name])
     sessions = dict.fromkeys(step.session for step in steps)
     begins = steps_of("\n".join(f"{s}: BEGIN ISOLATION LEVEL {level}" for s in sessions))
-    return carry_out(server, [*begins, *steps, *steps_of("z: SELECT * FROM test")])
+    return carry_out(server, [*begins, *steps, *steps_of("z: SELECT * FROM test")], settle_s)
 
 
 @pytest.mark.parametrize("split", [False, True], ids=["one range", "two ranges"])
@@ -238,7 +240,9 @@ def test_answers_are_those_of_postgres(
     cluster: Cluster, postgres: Postgres, name: str, level: str, split: bool
 ) -> None:
     expected = trace_of(postgres, name, level, split=False)
-    assert trace_of(cluster, name, level, split) == expected
+    if trace_of(cluster, name, level, split) != expected:  # on a busy machine, once with patience
+        expected = trace_of(postgres, name, level, False, PATIENT_S)
+        assert trace_of(cluster, name, level, split, PATIENT_S) == expected
 
 
 def serial_outcomes(

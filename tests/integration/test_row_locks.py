@@ -16,10 +16,9 @@ import pytest
 
 from tests.support.cluster import Cluster
 from tests.support.postgres import Postgres
-from tests.support.schedules import SETTLE_S, carry_out, steps_of
+from tests.support.schedules import PATIENT_S, SETTLE_S, carry_out, steps_of
 from tests.support.server import Server
 
-PATIENT_S = 2.0
 STRENGTHS = ("KEY SHARE", "SHARE", "NO KEY UPDATE", "UPDATE")
 
 SCHEDULES = {
