@@ -232,7 +232,7 @@ def test_numerics_are_rounded_to_their_column(precision: int, data: st.DataObjec
     context = Context(prec=100, rounding=ROUND_HALF_UP)
     expected = value.quantize(Decimal(1).scaleb(-scale), context=context)
     layout = RowLayout(1, [(TypeCode.NUMERIC, numeric_typmod((precision, scale)))])
-    if abs(expected) >= Decimal(10) ** (precision - scale):
+    if expected.copy_abs() >= Decimal(10) ** (precision - scale):  # abs() rounds to 28 digits
         with pytest.raises(CoreError) as caught:
             layout.encode((value,))
         assert caught.value.sqlstate == "22003"
