@@ -6,10 +6,10 @@ the first eight key bytes as a number, which decides most comparisons in one ins
 insert's predecessors are kept (a finger), so ascending loads do not search. Memory comes from an
 arena and is freed all at once. See memtable.pxd for the rules on threads.
 
-A search in a large table waits for memory, not for comparisons. So nodes are at each next level with
-probability 1/2, not the usual 1/4: as many nodes are compared, but more of them are what is past the
-key at some level, and these are fetched before it is known that the search goes down to them
-(`fetch_below`). Fewer waits follow one another, for 5 bytes a key.
+A search in a large table waits for memory, not for comparisons. So nodes are at each next level
+with probability 1/2, not the usual 1/4: as many nodes are compared, but more of them are what is
+past the key at some level, and these are fetched before it is known that the search goes down to
+them (`fetch_below`). Fewer waits follow one another, for 5 bytes a key.
 """
 
 cimport cython
