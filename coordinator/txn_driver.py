@@ -280,17 +280,10 @@ class TxnDriver:
             raise SqlError("40001", "the transaction was aborted by a shard")
         try:
             self.oracle.issue()
+            parts = self._participants(txn)
         except SqlError:
             self.abandon(txn)  # before anything that could commit it has been sent
             raise
-        parts = list(txn.parts.values())
-        if parts and txn.spans is not None:
-            for range_id, (item, spans) in txn.spans.by_range(self.catalog()).items():
-                part = txn.parts.get(range_id)
-                if part is None:
-                    part = Part(item, 0)
-                    parts.append(part)
-                part.spans = spans
         txn.parts = {}
         try:
             if len(parts) == 1:
@@ -299,6 +292,21 @@ class TxnDriver:
                 await TwoPhaseRun(self, txn, parts).run()
         finally:
             self.gate.left(txn)
+
+    def _participants(self, txn: Txn) -> list[Part]:
+        """Whom a commit concerns; under SERIALIZABLE also the ranges that were only read.
+
+        42P01 if a table that was read is gone: nobody can say whether it was changed.
+        """
+        parts = list(txn.parts.values())
+        if parts and txn.spans is not None:
+            for range_id, (item, spans) in txn.spans.by_range(self.catalog()).items():
+                part = txn.parts.get(range_id)
+                if part is None:
+                    part = Part(item, 0)
+                    parts.append(part)
+                part.spans = spans
+        return parts
 
     async def rollback(self, txn: Txn) -> None:
         """Drops everything; never fails."""

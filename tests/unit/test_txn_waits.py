@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from coordinator.catalog import Catalog
+from coordinator.isolation import SERIALIZABLE
 from coordinator.plan.plans import ScanStage
 from shardb import limits
 from shardb._core.frames import join_items
@@ -224,6 +226,27 @@ def test_a_commit_on_its_way_cannot_be_cancelled(tmp_path: Path, idents: tuple[i
         commit.cancel()
         await commit
         assert [await c.balance(ident) for ident in idents] == [7] * len(idents)
+
+    with_cluster(tmp_path, test)
+
+
+def test_a_commit_that_cannot_tell_what_was_read_leaves_nothing(tmp_path: Path) -> None:
+    """A table that a SERIALIZABLE transaction has read was dropped before its commit."""
+
+    async def test(c: Cluster) -> None:
+        await c.run(INSERT, 1, 0)
+        txn = c.driver.begin(SERIALIZABLE)
+        assert await c.balance(1, txn) == 0
+        await c.run(ADD, 1, 1, txn=txn)
+        before = c.catalog
+        c.catalog = Catalog.build(2, [], [], [], before.nodes.values())
+        with pytest.raises(SqlError) as caught:
+            await c.driver.commit(txn)
+        assert caught.value.sqlstate == "42P01"
+        c.catalog = before
+        await asyncio.wait_for(c.run(ADD, 1, 5), 5)
+        assert await c.balance(1) == 5
+        nothing_is_left(c)
 
     with_cluster(tmp_path, test)
 
