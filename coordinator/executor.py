@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from coordinator import activity
 from coordinator.catalog import Catalog
-from coordinator.isolation import CONCURRENT_UPDATE, SNAPSHOT_LEVELS
+from coordinator.isolation import SNAPSHOT_LEVELS
 from coordinator.pgwire import messages
 from coordinator.plan.bounds import bounds
 from coordinator.plan.cache import Entry, PlanCache
@@ -36,13 +36,13 @@ from coordinator.ports import Driver, Txn
 from coordinator.row_locking import lock_rows, run_locking
 from coordinator.rowset import BatchRows, Cursor, ReadyRows, values_of
 from coordinator.sql.literals import fill_parameters
-from coordinator.writes import ROW_CHANGED, BulkInsert, write_changes
+from coordinator.writes import BulkInsert, write_changes
 from shardb import limits, types
 from shardb._core.datarow import DataRowWriter
 from shardb._core.keycodec import KeyCodec
 from shardb._core.rowcodec import RowLayout
 from shardb.checks import FAILING_VALUE_MAX, RowChecks
-from shardb.errors import SqlError
+from shardb.errors import CONCURRENT_UPDATE, SqlError, is_row_changed
 from shardb.meta.descriptors import Table
 from shardb.program import NamedCheck, TypeRef
 
@@ -348,7 +348,7 @@ class Executor:
                     await self.driver.commit(inside)
                 break
             except BaseException as error:
-                changed = isinstance(error, SqlError) and error.message == ROW_CHANGED
+                changed = is_row_changed(error)
                 if changed and inside.level in SNAPSHOT_LEVELS:
                     raise SqlError("40001", CONCURRENT_UPDATE) from error
                 again = changed and attempt < STATEMENT_RETRIES_MAX

@@ -20,8 +20,6 @@ REPEATABLE_READ: Final = "repeatable read"
 SERIALIZABLE: Final = "serializable"
 SNAPSHOT_LEVELS: Final = frozenset({REPEATABLE_READ, SERIALIZABLE})
 
-CONCURRENT_UPDATE: Final = "could not serialize access due to concurrent update"
-
 
 def in_read_only(command: str) -> SqlError:
     """25006 in PostgreSQL's words."""

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
-from coordinator.isolation import CONCURRENT_UPDATE, SNAPSHOT_LEVELS
+from coordinator.isolation import SNAPSHOT_LEVELS
 from coordinator.plan.plans import LockPlan, QueryPlan
 from coordinator.ports import Txn
-from shardb.errors import SqlError
+from shardb.errors import CONCURRENT_UPDATE, SqlError, is_row_changed
 
 if TYPE_CHECKING:
     from coordinator.conversation import Conversation
@@ -67,7 +67,7 @@ async def lock_rows(
         try:
             rows, short = await _lock(executor, plan, found, txn, skipped)
         except SqlError as error:
-            if error.message != "row changed" or attempt >= RUNS_MAX:
+            if not is_row_changed(error) or attempt >= RUNS_MAX:
                 raise
             if txn.level in SNAPSHOT_LEVELS:
                 raise SqlError("40001", CONCURRENT_UPDATE) from error

@@ -27,7 +27,7 @@ from coordinator.oracle import OracleService
 from coordinator.plan.plans import RowPlan, ScanStage
 from coordinator.range_write import write_message, write_range
 from coordinator.rowcall import Part, RowCall, Txn
-from coordinator.writes import ROW_CHANGED, WriteResult, as_uint64, offsets_of
+from coordinator.writes import WriteResult, as_uint64, offsets_of
 from shardb._core.frames import split_by_range
 from shardb.env import Rng
 from shardb.errors import SqlError
@@ -48,12 +48,6 @@ CONNECT_WAIT_S: Final = 5.0  # how long a statement waits for a shard that is aw
 ANSWER_WAIT_S: Final = 30.0  # how long a commit waits for a lost answer before it is 08007
 RETRY_PAUSE_S: Final = 0.02
 FORGET_BATCH: Final = 256
-
-
-def is_row_changed(error: SqlError) -> bool:
-    """True if a `write` met a row that changed since it was read: the statement is to run again
-    at a fresh snapshot, after `rollback_to` its mark."""
-    return error.sqlstate == "40001" and error.message == ROW_CHANGED
 
 
 class TxnDriver:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from coordinator.ports import Cancellable, Driver, Shell, Txn, Waiter
 from shardb import limits
 from shardb._core.frames import split_items
 from shardb._core.rowdeal import RowDealer
-from shardb.errors import SqlError
+from shardb.errors import SqlError, is_row_changed
 
 if TYPE_CHECKING:
     from coordinator.catalog import RangeMap
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from shardb._core.rowcodec import RowLayout
     from shardb.checks import RowChecks
     from shardb.meta.descriptors import Table
-
-ROW_CHANGED: Final = "row changed"  # what a shard says of a row that is not as it was found
 
 
 class WriteResult:
@@ -188,7 +186,7 @@ async def write_changes(
                 expected_ts[begin:end],
             )
         except SqlError as error:
-            if error.message != ROW_CHANGED or txn.doomed:
+            if not is_row_changed(error) or txn.doomed:
                 raise
             changed = error
         begin = end

@@ -11,6 +11,12 @@ from typing import Final
 RETRYABLE: Final = frozenset({"40001", "40P01", "53300", "57P03"})
 
 
+# Messages of 40001. ROW_CHANGED is between shards and coordinators; the rest are PostgreSQL's.
+ROW_CHANGED: Final = "row changed"
+CONCURRENT_UPDATE: Final = "could not serialize access due to concurrent update"
+CONCURRENT_DELETE: Final = "could not serialize access due to concurrent delete"
+
+
 class SqlError(Exception):
     """An error for the client.
 
@@ -58,6 +64,11 @@ class ProtocolError(SqlError):
 
 class StorageError(SqlError):
     """Disk trouble: full (53100), I/O (58030) or data that fails its checksum (XX001)."""
+
+
+def is_row_changed(error: BaseException) -> bool:
+    """True if a write met a row that changed since it was read: the statement is to run again."""
+    return isinstance(error, SqlError) and error.message == ROW_CHANGED
 
 
 def unsupported(what: str, hint: str = "") -> SqlError:

@@ -22,7 +22,14 @@ from shardb import limits
 from shardb._core.frames import join_items
 from shardb._core.rowprog import Program
 from shardb.checks import RowChecks
-from shardb.errors import SqlError, StorageError, unsupported
+from shardb.errors import (
+    CONCURRENT_DELETE,
+    CONCURRENT_UPDATE,
+    SqlError,
+    StorageError,
+    is_row_changed,
+    unsupported,
+)
 from shardb.meta.descriptors import Table
 from shardb.node.bulk import Bulk
 from shardb.node.bulkwrites import bulk_of, is_bulk_change, wait_for_others, wait_for_room
@@ -40,9 +47,6 @@ from shardb.txn.state import ACTIVE, DONE, State
 log = logging.getLogger("shardb.node")
 
 TS_MAX: Final = 2**64 - 1
-ROW_CHANGED: Final = "row changed"
-UPDATED: Final = "could not serialize access due to concurrent update"
-DELETED: Final = "could not serialize access due to concurrent delete"
 CANCELED: Final = "canceling statement due to user request"
 
 Reply = Callable[[m.Message], None]
@@ -169,7 +173,7 @@ class Statement(Locking):
         self.over = True
         state = self.state
         assert state is not None
-        changed = isinstance(error, SqlError) and error.message == ROW_CHANGED
+        changed = is_row_changed(error)
         failure = error_failure(error, aborted=self.commit)
         if state.phase == ACTIVE:
             state.abandon = state.cancel = None
@@ -251,7 +255,7 @@ class Statement(Locking):
         found = self.local.tablets[table_id].newest(key)
         if found is None or found[1] <= self.read_ts:
             return ""
-        return DELETED if found[0] is None else UPDATED
+        return CONCURRENT_DELETE if found[0] is None else CONCURRENT_UPDATE
 
     def at_snapshot(self, state: State, table_id: int, key: bytes) -> bytes | None:
         """The row that the snapshot sees: the transaction's own write, or the version then."""
@@ -438,7 +442,7 @@ class RowStatement(Statement):
             yield from wait_for_room(self, bulk)
 
     def _still(
-        self, state: State, table_id: int, key: bytes, deleted: str = DELETED
+        self, state: State, table_id: int, key: bytes, deleted: str = CONCURRENT_DELETE
     ) -> bytes | None:
         """The row the snapshot sees, under lock; 40001 if it matches and has changed since."""
         row = self.at_snapshot(state, table_id, key)
@@ -446,7 +450,7 @@ class RowStatement(Statement):
             return None
         changed = self.newer_than_snapshot(state, table_id, key)
         if changed and self.registered.program.matches(row, self.message.params):
-            raise SqlError("40001", deleted if changed == DELETED else changed)
+            raise SqlError("40001", deleted if changed == CONCURRENT_DELETE else changed)
         return row
 
     def _move(self, state: State, table: Table, key: bytes, new_key: bytes, row: bytes) -> Waits:
@@ -481,7 +485,7 @@ class RowStatement(Statement):
                 if conflict is None:
                     raise duplicate_key(table, program, key)
                 if self.read_ts and self.newer_than_snapshot(state, table.id, key):
-                    raise SqlError("40001", UPDATED)
+                    raise SqlError("40001", CONCURRENT_UPDATE)
                 if not conflict.assignments:
                     continue
                 if key in touched:
@@ -524,7 +528,7 @@ class RowStatement(Statement):
             if self.read_ts:
                 for key in keys:
                     if key not in skipped:
-                        self._still(state, table.id, key, deleted=UPDATED)
+                        self._still(state, table.id, key, deleted=CONCURRENT_UPDATE)
             if program.is_points:
                 break
             # Rows that came to match while others were waited for are to be locked as well, and

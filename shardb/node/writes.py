@@ -7,15 +7,13 @@ from typing import Final
 
 from shardb import limits
 from shardb._core.frames import items_within, slice_items, split_items
-from shardb.errors import SqlError
+from shardb.errors import CONCURRENT_UPDATE, ROW_CHANGED, SqlError
 from shardb.meta.descriptors import Table
 from shardb.node.bulk import Bulk
 from shardb.node.bulkwrites import bulk_of, is_bulk_change, wait_for_others, wait_for_room
 from shardb.node.locking import Waits
 from shardb.node.ranges import LocalRange
 from shardb.node.statements import (
-    ROW_CHANGED,
-    UPDATED,
     Reply,
     Statement,
     duplicate_key,
@@ -99,7 +97,7 @@ class WriteStatement(Statement):
             elif mode == "insert_ignore":
                 if existing is not None:
                     if self.read_ts and self.newer_than_snapshot(state, table.id, key):
-                        raise SqlError("40001", UPDATED)
+                        raise SqlError("40001", CONCURRENT_UPDATE)
                     self.skipped.append(index)
                     continue
             elif versioned:
