@@ -37,34 +37,19 @@ static inline void *shardb_pages_new(size_t size) {
     return p;
 }
 
-/* Of all chunks that were not freed. Any thread frees: whoever lets go last. */
-static size_t shardb_chunks_taken = 0;
-
-static inline size_t shardb_chunk_bytes(void) {
-    return __atomic_load_n(&shardb_chunks_taken, __ATOMIC_RELAXED);
-}
-
-static inline void *shardb_chunk_counted(void *p, size_t size) {
-    if (p) __atomic_add_fetch(&shardb_chunks_taken, size, __ATOMIC_RELAXED);
-    return p;
-}
-
 /* Uninitialized memory; NULL if there is none. */
 static inline void *shardb_chunk_new(size_t size) {
-    void *p = size < SHARDB_MAPPED_MIN ? malloc(size) : shardb_pages_new(size);
-    return shardb_chunk_counted(p, size);
+    return size < SHARDB_MAPPED_MIN ? malloc(size) : shardb_pages_new(size);
 }
 
 /* The same, zeroed. */
 static inline void *shardb_chunk_zeroed(size_t size) {
-    void *p = size < SHARDB_MAPPED_MIN ? calloc(1, size) : shardb_pages_new(size);
-    return shardb_chunk_counted(p, size);
+    return size < SHARDB_MAPPED_MIN ? calloc(1, size) : shardb_pages_new(size);
 }
 
 /* Of either; `size` as it was asked for. NULL is none. */
 static inline void shardb_chunk_free(void *p, size_t size) {
     if (p == NULL) return;
-    __atomic_sub_fetch(&shardb_chunks_taken, size, __ATOMIC_RELAXED);
     if (size < SHARDB_MAPPED_MIN) free(p);
     else if (size < SHARDB_HUGE) munmap(p, size);
     else munmap(p, (size + SHARDB_PAGE_MAX - 1) & ~(size_t)(SHARDB_PAGE_MAX - 1));

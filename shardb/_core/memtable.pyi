@@ -2,8 +2,6 @@ from collections.abc import Iterator
 
 TS_MAX: int
 
-def memtables_bytes() -> int: ...
-
 class MemTable:
     @property
     def number(self) -> int: ...

@@ -33,7 +33,6 @@ cdef extern from "chunk.h":
     void* chunk_new "shardb_chunk_new"(size_t size) noexcept nogil
     void* chunk_zeroed "shardb_chunk_zeroed"(size_t size) noexcept nogil
     void chunk_free "shardb_chunk_free"(void* p, size_t size) noexcept nogil
-    size_t chunk_bytes "shardb_chunk_bytes"() noexcept nogil
 
 cdef enum:
     CHUNK_FIRST_BYTES = 16 * 1024
@@ -521,11 +520,6 @@ cdef class MemTable:
     def newest_ts(self):
         """The largest commit timestamp put so far, 0 if none."""
         return self.c.newest_ts
-
-
-def memtables_bytes():
-    """What all memtables of this process have taken, also those that only a scan still holds."""
-    return chunk_bytes()
 
 
 cdef inline object _row(const Version* version):
