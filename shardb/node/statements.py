@@ -222,6 +222,11 @@ class Statement(Locking):
             engine.maintenance.when_room(self.resume)
             yield
 
+    def next_turn(self) -> Waits:
+        """Lets others have the loop before it goes on."""
+        self.local.engine.files.call_later(0, self.resume)
+        yield
+
     def current(self, state: State, table_id: int, key: bytes) -> bytes | None:
         """The row under a lock: the transaction's own write, else the newest version."""
         overlay = state.overlays.get(table_id)
@@ -369,10 +374,7 @@ class RowStatement(Statement):
         for key in keys:
             yield from self.lock(state, table, key, mode, message.nowait)
         for key in keys:
-            if self.read_ts:
-                row = self._still(state, table.id, key)
-            else:
-                row = self.current(state, table.id, key)
+            row = self._found(state, table.id, key)
             if row is None:
                 continue
             if spec.kind == "delete":
@@ -410,15 +412,15 @@ class RowStatement(Statement):
         message = self.message
         delete = self.registered.spec.kind == "delete"
         for first in range(0, len(keys), limits.BULK_ROWS_MIN):
+            if first:
+                yield from self.next_turn()
             some = keys[first : first + limits.BULK_ROWS_MIN]
             yield from wait_for_others(self, state, table_id, join_items(some), len(some))
             bulk = bulk_of(self, state, table_id)
             names: list[bytes] = []
             rows: list[bytes] = []
             for key in some:
-                row = self._still(state, table_id, key) if self.read_ts else None
-                if not self.read_ts:
-                    row = self.current(state, table_id, key)
+                row = self._found(state, table_id, key)
                 if row is None:
                     continue
                 if delete:
@@ -440,6 +442,12 @@ class RowStatement(Statement):
                 bulk.change(self.txn.statement, len(names), join_items(names), framed)
                 self.rows += len(names)
             yield from wait_for_room(self, bulk)
+
+    def _found(self, state: State, table_id: int, key: bytes) -> bytes | None:
+        """The row under lock as the transaction's level sees it."""
+        if self.read_ts:
+            return self._still(state, table_id, key)
+        return self.current(state, table_id, key)
 
     def _still(
         self, state: State, table_id: int, key: bytes, deleted: str = CONCURRENT_DELETE

@@ -159,7 +159,7 @@ class WriteStatement(Statement):
             message.keys, message.rows, message.count, limits.BULK_SLICE_BYTES
         ):
             if bulk is not None:
-                yield from self._next_turn()
+                yield from self.next_turn()
             yield from wait_for_others(self, state, table_id, keys, count)
             existing = self.local.runs(table_id, self.version, state).first_existing(keys, count)
             if existing >= 0:
@@ -189,7 +189,7 @@ class WriteStatement(Statement):
             limits.BULK_SLICE_BYTES,
         ):
             if bulk is not None:
-                yield from self._next_turn()
+                yield from self.next_turn()
             yield from wait_for_others(self, state, self.table.id, keys, count)
             bulk = bulk_of(self, state, self.table.id)
             if changed is None and not self._unchanged(bulk, keys, count, at):
@@ -200,11 +200,6 @@ class WriteStatement(Statement):
             raise changed
         if bulk is not None:
             yield from wait_for_room(self, bulk)
-
-    def _next_turn(self) -> Waits:
-        """Lets others have the loop."""
-        self.local.engine.files.call_later(0, self.resume)
-        yield
 
     def _unchanged(self, bulk: Bulk, keys: bytes, count: int, first: int) -> bool:
         """As `_check_version` for these keys, the message's from number `first` on."""

@@ -230,6 +230,28 @@ def test_a_commit_on_its_way_cannot_be_cancelled(tmp_path: Path, idents: tuple[i
     with_cluster(tmp_path, test)
 
 
+def test_an_update_of_very_many_rows_lets_others_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BULK_ROWS_MIN", 100)
+
+    async def test(c: Cluster) -> None:
+        await c.run(INSERT, 1, 5)
+        txn = c.driver.begin()
+        keys, rows = c.rows([(ident, 0) for ident in range(1_000, 9_000)])
+        await c.driver.write(txn, TABLE.id, "insert", keys, rows)
+        await c.driver.commit(txn)
+        update = asyncio.create_task(c.run(ADD_TO_ALL, 1))
+        await asyncio.sleep(0)
+        for _ in range(5):
+            assert await c.balance(150) is None
+        assert not update.done()
+        await update
+        assert [await c.balance(n) for n in (1, 1_000, 8_999)] == [6, 1, 1]
+
+    with_cluster(tmp_path, test)
+
+
 def test_a_commit_that_cannot_tell_what_was_read_leaves_nothing(tmp_path: Path) -> None:
     """A table that a SERIALIZABLE transaction has read was dropped before its commit."""
 
