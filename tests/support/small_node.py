@@ -395,6 +395,13 @@ class Life:
         return found
 
 
+def begun(disk: Disk | None = None) -> Life:
+    """A fresh node with the main table."""
+    life = Life(disk or Disk(), next(ticks()))
+    life.install(MAIN)
+    return life
+
+
 class Session:
     """One transaction as a coordinator drives it: its states on the ranges and its statements."""
 

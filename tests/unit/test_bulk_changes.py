@@ -10,7 +10,6 @@ import pytest
 
 from shardb import limits
 from shardb.rpc import messages as m
-from shardb.sim.disk import Disk
 from tests.support.small_node import (
     CODEC,
     LAST_TS,
@@ -18,9 +17,9 @@ from tests.support.small_node import (
     MAIN,
     Life,
     Session,
+    begun,
     set_small_limits,
     some,
-    ticks,
 )
 
 Rows = dict[int, list[object]]
@@ -29,12 +28,6 @@ Rows = dict[int, list[object]]
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     set_small_limits(monkeypatch)
-
-
-def begun() -> Life:
-    life = Life(Disk(), next(ticks()))
-    life.install(MAIN)
-    return life
 
 
 def key_of(ident: int) -> bytes:

@@ -10,7 +10,6 @@ from shardb._core.coreerror import CoreError
 from shardb._core.shadow import Shadows
 from shardb.errors import StorageError
 from shardb.rpc import messages as m
-from shardb.sim.disk import Disk
 from shardb.storage.scan import scan_runs
 from shardb.storage.segmentformat import SegmentIndex
 from tests.support.small_node import (
@@ -22,21 +21,15 @@ from tests.support.small_node import (
     SPLIT,
     Life,
     Session,
+    begun,
     set_small_limits,
     some,
-    ticks,
 )
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     set_small_limits(monkeypatch)
-
-
-def begun(disk: Disk | None = None) -> Life:
-    life = Life(disk or Disk(), next(ticks()))
-    life.install(MAIN)
-    return life
 
 
 def flushed(life: Life) -> None:

@@ -5,28 +5,21 @@ from __future__ import annotations
 import pytest
 
 from shardb.rpc import messages as m
-from shardb.sim.disk import Disk
 from tests.support.small_node import (
     LAST_TS,
     LOW,
     MAIN,
     Life,
     Session,
+    begun,
     set_small_limits,
     some,
-    ticks,
 )
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     set_small_limits(monkeypatch)
-
-
-def begun() -> Life:
-    life = Life(Disk(), next(ticks()))
-    life.install(MAIN)
-    return life
 
 
 def large(session: Session, begin: int = 0) -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from shardb.meta.descriptors import Table
 from shardb.rpc import messages as m
-from shardb.sim.disk import Disk
 from shardb.sim.loop import Crash
 from tests.support.small_node import (
     LAST_TS,
@@ -20,10 +19,10 @@ from tests.support.small_node import (
     MAIN,
     Life,
     Session,
+    begun,
     cells,
     set_small_limits,
     some,
-    ticks,
     with_column,
     without_column,
 )
@@ -36,12 +35,6 @@ DROPPED = without_column(MAIN)
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     set_small_limits(monkeypatch)
-
-
-def begun() -> Life:
-    life = Life(Disk(), next(ticks()))
-    life.install(MAIN)
-    return life
 
 
 def restarted(life: Life) -> Life:

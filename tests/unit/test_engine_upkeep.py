@@ -20,6 +20,7 @@ from tests.support.small_node import (
     Life,
     Session,
     SmallBudget,
+    begun,
     set_small_limits,
     side_table,
     some,
@@ -31,12 +32,6 @@ from tests.support.small_node import (
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     set_small_limits(monkeypatch)
-
-
-def begun() -> Life:
-    life = Life(Disk(), next(ticks()))
-    life.install(MAIN)
-    return life
 
 
 def later(life: Life, ms: int) -> None:
