@@ -41,7 +41,7 @@ from shardb import limits, types
 from shardb._core.datarow import DataRowWriter
 from shardb._core.keycodec import KeyCodec
 from shardb._core.rowcodec import RowLayout
-from shardb.checks import FAILING_VALUE_MAX, RowChecks
+from shardb.checks import RowChecks, failing_row
 from shardb.errors import CONCURRENT_UPDATE, SqlError, is_row_changed
 from shardb.meta.descriptors import Table
 from shardb.program import NamedCheck, TypeRef
@@ -551,13 +551,8 @@ class TableWriter:
         first = rows.column(null_at).is_null().index(True).as_py()
         batch = rows.slice(first, 1).combine_chunks().to_batches()[0]
         writer = DataRowWriter([(c.type_code, c.typmod) for c in self.table.columns], b"")
-        values = ["null" if value is None else value for value in values_of(writer.encode(batch))]
-        shown = [
-            value if len(value) <= FAILING_VALUE_MAX else value[:FAILING_VALUE_MAX] + "..."
-            for value, column in zip(values, self.table.columns, strict=True)
-            if not column.hidden
-        ]
-        return f"Failing row contains ({', '.join(shown)})."
+        values = zip(values_of(writer.encode(batch)), self.table.columns, strict=True)
+        return failing_row(value for value, column in values if not column.hidden)
 
     def keys(self, rows: bytes, offsets: array[int]) -> tuple[bytes, array[int]]:
         """The keys of encoded rows."""

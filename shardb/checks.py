@@ -5,7 +5,7 @@ A condition is a row program of its own, whose filter lets a row pass. Pure; one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from shardb._core.rowprog import Program
@@ -33,7 +33,7 @@ class RowChecks:
                 raise SqlError(
                     "23514",
                     f'new row for relation "{self._table.name}" violates check constraint "{name}"',
-                    detail=failing_row(program.returning(row, self._params, b"")),
+                    detail=failing_row(_values(program.returning(row, self._params, b""))),
                     constraint=name,
                 )
 
@@ -61,16 +61,21 @@ def _program(table: Table, check: NamedCheck) -> Program:
     return Program(spec, table)
 
 
-def failing_row(message: bytes) -> str:
-    """The detail of an error about the row of a DataRow message, as PostgreSQL shows it."""
-    shown: list[str] = []
+def failing_row(values: Iterable[str | None]) -> str:
+    """The detail of an error about a row with these values, as PostgreSQL shows it."""
+    shown = []
+    for value in values:
+        text = "null" if value is None else value
+        cut = text if len(text) <= FAILING_VALUE_MAX else text[:FAILING_VALUE_MAX] + "..."
+        shown.append(cut)
+    return f"Failing row contains ({', '.join(shown)})."
+
+
+def _values(message: bytes) -> Iterator[str | None]:
+    """The values of a DataRow message in text."""
     at = 7
     for _ in range(int.from_bytes(message[5:7], "big")):
         length = int.from_bytes(message[at : at + 4], "big", signed=True)
         at += 4
-        value = "null" if length < 0 else message[at : at + length].decode()
-        shown.append(
-            value if len(value) <= FAILING_VALUE_MAX else value[:FAILING_VALUE_MAX] + "..."
-        )
+        yield None if length < 0 else message[at : at + length].decode()
         at += max(length, 0)
-    return f"Failing row contains ({', '.join(shown)})."
