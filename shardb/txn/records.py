@@ -8,7 +8,7 @@ little-endian. Writes travel as sections: all rows put into, or all keys deleted
                                        of a link no keys, and as rows the names of its segments)
     commit     u8 version | 16 txn id | u64 commit_ts | u32 sections | sections
     prepare    u8 version (now 2) | 16 txn id | u64 state id | u64 min_commit_ts
-               | u32 length, msgpack [participants, locks] | u32 sections | sections
+               | u32 length, msgpack [participants, locks, spans] | u32 sections | sections
     decide     u8 version | 16 txn id | u64 commit_ts (0: aborted)
     abort      u8 version | 16 txn id | u64 txn_ts
     install    u8 version | msgpack InstallTable           drop   u8 version | msgpack DropTable
