@@ -67,11 +67,13 @@ def test_another_seed_is_another_run() -> None:
     assert first.digest != second.digest
 
 
-def test_a_broken_rule_is_noticed() -> None:
-    with mutated("reply before sync"):
-        config = Config(2, 400, ("inserts",), ("power off shard",))
-        reports = [simulate(config), simulate(Config(3, 400, ("inserts",), ("power off shard",)))]
-    assert any(report.failures for report in reports)
+@pytest.mark.parametrize("name", ["no max read ts", "reply before sync", "readers do not wait"])
+def test_a_broken_rule_is_noticed(name: str) -> None:
+    faults = ("power off shard",) if name == "reply before sync" else ()
+    workloads = ("inserts",) if faults else ("lists",)
+    with mutated(name):
+        reports = (simulate(Config(seed, 400, workloads, faults)) for seed in range(1, 21))
+        assert any(report.failures for report in reports)
 
 
 # --- the world
