@@ -19,6 +19,7 @@ from shardb import limits
 M_TRIM_THRESHOLD: Final = -1  # of glibc's mallopt
 M_MMAP_THRESHOLD: Final = -3
 M_ARENA_MAX: Final = -8
+CHUNKS_UNMAPPED: Final = 4  # a chunk may be twice as large as it should
 SMALL_BUDGET_BYTES: Final = 512 * limits.MIB
 SMALL_DECAY_MS: Final = 100  # of Arrow's freed pages; it keeps them for a second by default
 
@@ -67,7 +68,7 @@ class MemoryBudget:
     @property
     def batch_bytes(self) -> int:
         """A chunk of a scan: it is there about three times, as columns and as a message."""
-        return min(limits.RPC_CHUNK_BYTES, self.total_bytes // 64)
+        return min(limits.RPC_CHUNK_BYTES, self.total_bytes // 256)
 
 
 def tame_allocators(budget: MemoryBudget) -> None:
@@ -80,8 +81,9 @@ def tame_allocators(budget: MemoryBudget) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if mallopt is not None:
         mallopt(M_ARENA_MAX, 2)  # each arena keeps its own free memory
-        # By default it grows with what is freed.
-        mallopt(M_MMAP_THRESHOLD, min(8 * limits.MIB, total // 64))
+        # By default it grows with what is freed. Chunks of scans have to stay below it: a mapping
+        # and its page faults for each would take several times as long as the scan.
+        mallopt(M_MMAP_THRESHOLD, min(8 * limits.MIB, CHUNKS_UNMAPPED * budget.batch_bytes))
         mallopt(M_TRIM_THRESHOLD, min(16 * limits.MIB, total // 32))
     with contextlib.suppress(NotImplementedError):  # not every build of PyArrow has it
         pa.set_memory_pool(pa.jemalloc_memory_pool())
